@@ -1,0 +1,128 @@
+#include "bindings/arrays.h"
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+namespace sparsespan::bindings {
+
+namespace {
+
+// Type number -> DType. ml_dtypes' types get their numbers at import time, so the table is made at run time;
+// never freed, because the interpreter may be gone when static destructors run.
+const std::map<int, DType>& dtype_table() {
+  static const auto* table = [] {
+    auto* t = new std::map<int, DType>;
+    for (int i = 1; i < static_cast<int>(DType::other); ++i) {
+      const auto dtype = static_cast<DType>(i);
+      (*t)[numpy_dtype(dtype).num()] = dtype;
+    }
+    return t;
+  }();
+  return *table;
+}
+
+bool is_ml_dtype(DType dtype) {
+  return dtype == DType::bfloat16 || dtype == DType::float8_e4m3fn || dtype == DType::float8_e4m3fnuz ||
+         dtype == DType::float8_e5m2 || dtype == DType::float8_e8m0fnu;
+}
+
+DType dtype_of_array(const py::array& array) {
+  const auto found = dtype_table().find(array.dtype().num());
+  if (found != dtype_table().end()) return found->second;
+  // "long long" has its own number beside "long" where both have 64 bits.
+  if (array.dtype().kind() == 'i' && array.itemsize() == 8) return DType::int64;
+  return DType::other;
+}
+
+}  // namespace
+
+py::dtype numpy_dtype(DType dtype) {
+  const auto name = std::string(name_of(dtype));
+  if (is_ml_dtype(dtype)) return py::dtype::from_args(py::module_::import("ml_dtypes").attr(name.c_str()));
+  return py::dtype(name);
+}
+
+Tensor view(std::string_view op, std::string_view argument, const py::object& object) {
+  Tensor t;
+  if (object.is_none()) return t;
+  if (!py::isinstance<py::array>(object)) {
+    refuse_type(op, argument, "is a ", std::string(py::str(py::type::of(object).attr("__name__"))),
+                ", needs a NumPy array or a DLPack tensor");
+  }
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  if (array.ndim() > Tensor::kMaxRank) {
+    refuse_value(op, argument, "has ", array.ndim(), " axes, needs at most ", Tensor::kMaxRank);
+  }
+  t.present = true;
+  t.data = const_cast<void*>(array.data());
+  t.dtype = dtype_of_array(array);
+  t.rank = static_cast<int>(array.ndim());
+  t.writable = array.writeable();
+  const auto bytes = array.itemsize();
+  for (int i = 0; i < t.rank; ++i) {
+    t.shape[i] = array.shape(i);
+    if (array.strides(i) % bytes != 0) {
+      refuse_value(op, argument, "has a stride of ", array.strides(i), " bytes, needs a multiple of its ", bytes,
+                   "-byte elements");
+    }
+    t.strides[i] = array.strides(i) / bytes;
+  }
+  if (t.size() == 0) {  // NumPy gives an empty array strides of its own: call it contiguous, as it is
+    for (std::int64_t stride = 1, i = t.rank - 1; i >= 0; --i) {
+      t.strides[i] = stride;
+      stride *= std::max<std::int64_t>(1, t.shape[i]);
+    }
+  }
+  return t;
+}
+
+Tensor rows_view(std::string_view op, std::string_view argument, const py::object& object) {
+  Tensor t = view(op, argument, object);
+  if (!t || t.rank == 2) return t;
+  if (t.rank == 0) refuse_value(op, argument, "has no axes, needs at least one");
+  Tensor rows = t;
+  rows.rank = 2;
+  rows.shape[1] = t.shape[t.rank - 1];
+  rows.strides[1] = t.strides[t.rank - 1];
+  rows.shape[0] = 1;
+  rows.strides[0] = t.rank > 1 ? t.strides[t.rank - 2] : rows.shape[1];
+  std::int64_t expected = rows.strides[0];
+  for (int i = t.rank - 2; i >= 0; --i) {
+    if (t.shape[i] > 1 && t.strides[i] != expected) {
+      refuse_value(op, argument, "has leading axes that do not lie one behind the other; make it contiguous first");
+    }
+    rows.shape[0] *= t.shape[i];
+    expected *= t.shape[i];
+  }
+  return rows;
+}
+
+py::array empty(DType dtype, std::initializer_list<std::int64_t> shape) {
+  return py::array(numpy_dtype(dtype), std::vector<py::ssize_t>(shape.begin(), shape.end()));
+}
+
+py::array empty_like(const py::object& object, DType dtype) {
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  return py::array(numpy_dtype(dtype), std::vector<py::ssize_t>(array.shape(), array.shape() + array.ndim()));
+}
+
+py::object out_or_empty(const py::object& out, DType dtype, std::initializer_list<std::int64_t> shape) {
+  // A dtype that no op takes: the core refuses the input by name before it looks at the output.
+  if (out.is_none() && (dtype == DType::none || dtype == DType::other)) return out;
+  return out.is_none() ? py::object(empty(dtype, shape)) : out;
+}
+
+py::object out_or_empty_like(const py::object& out, const py::object& array, DType dtype) {
+  // A dtype that no op takes: the core refuses the input by name before it looks at the output.
+  if (out.is_none() && (dtype == DType::none || dtype == DType::other)) return out;
+  return out.is_none() ? py::object(empty_like(array, dtype)) : out;
+}
+
+Validate parse_validate(std::string_view op, const std::string& text) {
+  if (text == "full") return Validate::full;
+  if (text == "trusted") return Validate::trusted;
+  refuse_value(op, "validate", "is \"", text, "\", needs \"full\" or \"trusted\"");
+}
+
+}  // namespace sparsespan::bindings

@@ -1,0 +1,53 @@
+#pragma once
+
+// The thread runtime: the only place of the project that knows OpenMP.
+//
+// An op cuts its work into `n` tasks whose results do not depend on who runs them, and calls parallel_for. The
+// default backend borrows the OpenMP runtime that the process already has (torch's, if torch came first; the
+// system's otherwise) through the GOMP entry point, so that there is never a second pool of threads. With
+// SPARSESPAN_STD_THREADS defined it runs on std::thread, which ThreadSanitizer understands.
+
+#include <cstdint>
+#include <string>
+#include <type_traits>
+
+namespace sparsespan {
+
+// A reference to a callable: no allocation, lives no longer than the call.
+class TaskRef {
+ public:
+  template <class F>
+    requires(!std::is_same_v<std::remove_cvref_t<F>, TaskRef>)
+  TaskRef(F&& f)  // NOLINT(google-explicit-constructor): a call site passes a lambda
+      : object_(const_cast<void*>(static_cast<const void*>(&f))),
+        call_([](void* object, std::int64_t index, int slot) {
+          (*static_cast<std::remove_reference_t<F>*>(object))(index, slot);
+        }) {}
+  void operator()(std::int64_t index, int slot) const { call_(object_, index, slot); }
+
+ private:
+  void* object_;
+  void (*call_)(void*, std::int64_t, int);
+};
+
+// Threads used when a call says threads = 0: set_num_threads(n), else OMP_NUM_THREADS, else the CPUs this
+// process may run on.
+int num_threads();
+// n = 0 goes back to the environment's choice. Throws std::invalid_argument for n < 0.
+void set_num_threads(int n);
+
+// How many slots parallel_for(n, threads, ...) may use at most: size per-slot scratch with it. 1 inside
+// another parallel_for and in a forked child.
+int team_size(std::int64_t n, int threads);
+
+// Calls task(index, slot) for every index in [0, n), in ascending order of start, on up to team_size(n, threads)
+// threads. slot < team_size and no two running tasks share one. If tasks throw, the exception of the lowest
+// index is rethrown here after all threads have come back. Nested calls run serially.
+void parallel_for(std::int64_t n, int threads, TaskRef task);
+
+// Where the threads come from, for build_info(): "libgomp (path)", "std::thread", "serial (why)".
+std::string thread_runtime();
+// An OpenMP library to prefer when the process has none loaded yet (torch's own copy). Empty: none.
+void set_openmp_hint(std::string path);
+
+}  // namespace sparsespan

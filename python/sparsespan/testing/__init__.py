@@ -1,0 +1,10 @@
+"""Tools to hold an implementation against its contract: row invariance, comparison of attention and of top-k.
+
+They work on any implementation's outputs, so engine developers may use them on their own kernels.
+"""
+
+from __future__ import annotations
+
+from ._invariance import assert_row_invariant, each_isa
+
+__all__ = ["assert_row_invariant", "each_isa"]
