@@ -17,12 +17,22 @@ struct TypeCode {
 };
 
 constexpr TypeCode kCodes[] = {
-    {DType::float32, dlpack::kFloat}, {DType::float64, dlpack::kFloat}, {DType::float16, dlpack::kFloat},
-    {DType::bfloat16, dlpack::kBfloat}, {DType::float8_e4m3fn, dlpack::kFloat8E4M3FN},
-    {DType::float8_e4m3fnuz, dlpack::kFloat8E4M3FNUZ}, {DType::float8_e5m2, dlpack::kFloat8E5M2},
-    {DType::float8_e8m0fnu, dlpack::kFloat8E8M0FNU}, {DType::bool8, dlpack::kBool}, {DType::uint8, dlpack::kUInt},
-    {DType::int8, dlpack::kInt}, {DType::uint16, dlpack::kUInt}, {DType::int16, dlpack::kInt},
-    {DType::uint32, dlpack::kUInt}, {DType::int32, dlpack::kInt}, {DType::uint64, dlpack::kUInt},
+    {DType::float32, dlpack::kFloat},
+    {DType::float64, dlpack::kFloat},
+    {DType::float16, dlpack::kFloat},
+    {DType::bfloat16, dlpack::kBfloat},
+    {DType::float8_e4m3fn, dlpack::kFloat8E4M3FN},
+    {DType::float8_e4m3fnuz, dlpack::kFloat8E4M3FNUZ},
+    {DType::float8_e5m2, dlpack::kFloat8E5M2},
+    {DType::float8_e8m0fnu, dlpack::kFloat8E8M0FNU},
+    {DType::bool8, dlpack::kBool},
+    {DType::uint8, dlpack::kUInt},
+    {DType::int8, dlpack::kInt},
+    {DType::uint16, dlpack::kUInt},
+    {DType::int16, dlpack::kInt},
+    {DType::uint32, dlpack::kUInt},
+    {DType::int32, dlpack::kInt},
+    {DType::uint64, dlpack::kUInt},
     {DType::int64, dlpack::kInt},
 };
 

@@ -16,8 +16,7 @@ void register_runtime(py::module_& m) {
   m.def("max_isa", [] { return std::string(name_of(max_isa())); });
   m.def("active_isa", [] { return std::string(name_of(active_isa())); });
   m.def(
-      "set_max_isa", [](const std::string& isa) { set_max_isa(parse_isa("set_max_isa", "isa", isa)); },
-      py::arg("isa"));
+      "set_max_isa", [](const std::string& isa) { set_max_isa(parse_isa("set_max_isa", "isa", isa)); }, py::arg("isa"));
   m.def("available_isas", [] {
     std::vector<std::string> names;
     for (int i = 0; i < kIsaCount; ++i) {

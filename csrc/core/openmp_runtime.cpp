@@ -17,8 +17,8 @@ std::string openmp_hint;  // guarded by the mutex of openmp_runtime()
 std::mutex runtime_mutex;
 
 struct Scan {
-  std::string own;                // a renamed copy inside a wheel (libgomp-<hash>.so): whoever brought it uses it
-  std::string system;             // plain libgomp.so.1, libomp, libiomp5
+  std::string own;     // a renamed copy inside a wheel (libgomp-<hash>.so): whoever brought it uses it
+  std::string system;  // plain libgomp.so.1, libomp, libiomp5
 };
 
 bool starts_with_any(std::string_view name, const std::array<std::string_view, 3>& stems) {

@@ -17,10 +17,9 @@ namespace sparsespan {
 class TaskRef {
  public:
   template <class F>
-    requires(!std::is_same_v<std::remove_cvref_t<F>, TaskRef>)
-  TaskRef(F&& f)  // NOLINT(google-explicit-constructor): a call site passes a lambda
-      : object_(const_cast<void*>(static_cast<const void*>(&f))),
-        call_([](void* object, std::int64_t index, int slot) {
+  requires(!std::is_same_v<std::remove_cvref_t<F>, TaskRef>)
+      TaskRef(F&& f)  // NOLINT(google-explicit-constructor): a call site passes a lambda
+      : object_(const_cast<void*>(static_cast<const void*>(&f))), call_([](void* object, std::int64_t index, int slot) {
           (*static_cast<std::remove_reference_t<F>*>(object))(index, slot);
         }) {}
   void operator()(std::int64_t index, int slot) const { call_(object_, index, slot); }

@@ -10,9 +10,25 @@ struct DTypeFacts {
 };
 
 constexpr DTypeFacts kFacts[] = {
-    {"none", 0},  {"float32", 4}, {"float64", 8}, {"float16", 2}, {"bfloat16", 2}, {"float8_e4m3fn", 1},
-    {"float8_e4m3fnuz", 1}, {"float8_e5m2", 1}, {"float8_e8m0fnu", 1}, {"bool", 1}, {"uint8", 1}, {"int8", 1},
-    {"uint16", 2}, {"int16", 2}, {"uint32", 4}, {"int32", 4}, {"uint64", 8}, {"int64", 8}, {"an unsupported dtype", 0},
+    {"none", 0},
+    {"float32", 4},
+    {"float64", 8},
+    {"float16", 2},
+    {"bfloat16", 2},
+    {"float8_e4m3fn", 1},
+    {"float8_e4m3fnuz", 1},
+    {"float8_e5m2", 1},
+    {"float8_e8m0fnu", 1},
+    {"bool", 1},
+    {"uint8", 1},
+    {"int8", 1},
+    {"uint16", 2},
+    {"int16", 2},
+    {"uint32", 4},
+    {"int32", 4},
+    {"uint64", 8},
+    {"int64", 8},
+    {"an unsupported dtype", 0},
 };
 
 std::string extents_text(std::initializer_list<std::int64_t> extents) {

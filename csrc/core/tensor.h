@@ -18,22 +18,64 @@
 namespace sparsespan {
 
 enum class DType : std::uint8_t {
-  none, float32, float64, float16, bfloat16, float8_e4m3fn, float8_e4m3fnuz, float8_e5m2, float8_e8m0fnu,
-  bool8, uint8, int8, uint16, int16, uint32, int32, uint64, int64, other,
+  none,
+  float32,
+  float64,
+  float16,
+  bfloat16,
+  float8_e4m3fn,
+  float8_e4m3fnuz,
+  float8_e5m2,
+  float8_e8m0fnu,
+  bool8,
+  uint8,
+  int8,
+  uint16,
+  int16,
+  uint32,
+  int32,
+  uint64,
+  int64,
+  other,
 };
 
 std::string_view name_of(DType dtype);
 int size_of(DType dtype);  // bytes per element; 0 for none and other
 
-template <class T> struct dtype_of;
-template <> struct dtype_of<float> { static constexpr DType value = DType::float32; };
-template <> struct dtype_of<double> { static constexpr DType value = DType::float64; };
-template <> struct dtype_of<BFloat16> { static constexpr DType value = DType::bfloat16; };
-template <> struct dtype_of<Float8E4M3> { static constexpr DType value = DType::float8_e4m3fn; };
-template <> struct dtype_of<Float8E8M0> { static constexpr DType value = DType::float8_e8m0fnu; };
-template <> struct dtype_of<std::uint8_t> { static constexpr DType value = DType::uint8; };
-template <> struct dtype_of<std::int32_t> { static constexpr DType value = DType::int32; };
-template <> struct dtype_of<std::int64_t> { static constexpr DType value = DType::int64; };
+template <class T>
+struct dtype_of;
+template <>
+struct dtype_of<float> {
+  static constexpr DType value = DType::float32;
+};
+template <>
+struct dtype_of<double> {
+  static constexpr DType value = DType::float64;
+};
+template <>
+struct dtype_of<BFloat16> {
+  static constexpr DType value = DType::bfloat16;
+};
+template <>
+struct dtype_of<Float8E4M3> {
+  static constexpr DType value = DType::float8_e4m3fn;
+};
+template <>
+struct dtype_of<Float8E8M0> {
+  static constexpr DType value = DType::float8_e8m0fnu;
+};
+template <>
+struct dtype_of<std::uint8_t> {
+  static constexpr DType value = DType::uint8;
+};
+template <>
+struct dtype_of<std::int32_t> {
+  static constexpr DType value = DType::int32;
+};
+template <>
+struct dtype_of<std::int64_t> {
+  static constexpr DType value = DType::int64;
+};
 
 template <class T, int Rank>
 struct TensorView {
@@ -122,7 +164,8 @@ struct IntView {
 // Checks on one argument of one op. `kAny` leaves an extent free.
 inline constexpr std::int64_t kAny = -1;
 
-void require_dtype(std::string_view op, std::string_view argument, const Tensor& t, std::initializer_list<DType> allowed);
+void require_dtype(std::string_view op, std::string_view argument, const Tensor& t,
+                   std::initializer_list<DType> allowed);
 // Rank and extents: `names` is what the reader sees, "[T, H, D]".
 void require_shape(std::string_view op, std::string_view argument, const Tensor& t,
                    std::initializer_list<std::int64_t> extents, std::string_view names);

@@ -22,9 +22,7 @@ struct Float8E4M3 {
 
 constexpr float to_float(float value) { return value; }
 
-constexpr float to_float(BFloat16 value) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
-}
+constexpr float to_float(BFloat16 value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16); }
 
 constexpr BFloat16 to_bfloat16(float value) {
   const auto u = std::bit_cast<std::uint32_t>(value);

@@ -5,8 +5,8 @@
 namespace sparsespan {
 
 struct HadamardParams {
-  Tensor x;       // [T, n] float32 or bfloat16, n a power of two
-  Tensor out;     // [T, n] dtype of x
+  Tensor x;    // [T, n] float32 or bfloat16, n a power of two
+  Tensor out;  // [T, n] dtype of x
   float scale = 1.0F;
   int threads = 0;
 };

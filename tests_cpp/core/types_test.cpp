@@ -54,7 +54,7 @@ TEST(Types, BFloat16RoundsToNearestEven) {
   EXPECT_EQ(to_bfloat16(std::bit_cast<float>(0x3F808000U)).bits, 0x3F80);  // tie, even stays
   EXPECT_EQ(to_bfloat16(std::bit_cast<float>(0x3F818000U)).bits, 0x3F82);  // tie, odd goes up
   EXPECT_EQ(to_bfloat16(std::bit_cast<float>(0x3F808001U)).bits, 0x3F81);
-  EXPECT_EQ(to_bfloat16(3.4e38F).bits, 0x7F80);                            // carries into infinity
+  EXPECT_EQ(to_bfloat16(3.4e38F).bits, 0x7F80);  // carries into infinity
   EXPECT_TRUE(std::isnan(to_float(to_bfloat16(std::bit_cast<float>(0x7F800001U)))));
 }
 
