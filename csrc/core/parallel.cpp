@@ -42,6 +42,8 @@ int environment_threads() {
 
 // One call of parallel_for: threads draw indices until none are left.
 struct Work {
+  Work(std::int64_t count, int team, TaskRef function) : n(count), slots(team), task(function) {}
+
   std::int64_t n;
   int slots;
   TaskRef task;
@@ -122,7 +124,7 @@ int team_size(std::int64_t n, int threads) {
 void parallel_for(std::int64_t n, int threads, TaskRef task) {
   const int slots = team_size(n, threads);
   if (n <= 0) return;
-  Work work{.n = n, .slots = slots, .task = task};
+  Work work{n, slots, task};
   if (slots == 1) {
     run_serial(work);
   } else {
