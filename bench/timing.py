@@ -1,0 +1,29 @@
+"""Interleaved medians: ours and the peers take turns, so that a drift of the machine hits all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+__all__ = ["interleaved"]
+
+
+def _once(run: Callable[[], object], inner: int) -> float:
+    start = time.perf_counter()
+    for _ in range(inner):
+        run()
+    return (time.perf_counter() - start) / inner
+
+
+def interleaved(runs: dict[str, Callable[[], object]], repeats: int = 9, min_seconds: float = 2e-3) -> dict[str, float]:
+    """Median seconds of each, run in turns `repeats` times after one warm-up; short ones are looped within a turn."""
+    inner = {}
+    for name, run in runs.items():
+        run()
+        inner[name] = max(1, int(min_seconds / max(_once(run, 1), 1e-9)))
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            times[name].append(_once(run, inner[name]))
+    return {name: statistics.median(t) for name, t in times.items()}
