@@ -77,25 +77,46 @@ Tensor view(std::string_view op, std::string_view argument, const py::object& ob
   return t;
 }
 
-Tensor rows_view(std::string_view op, std::string_view argument, const py::object& object) {
-  Tensor t = view(op, argument, object);
-  if (!t || t.rank == 2) return t;
-  if (t.rank == 0) refuse_value(op, argument, "has no axes, needs at least one");
-  Tensor rows = t;
-  rows.rank = 2;
-  rows.shape[1] = t.shape[t.rank - 1];
-  rows.strides[1] = t.strides[t.rank - 1];
-  rows.shape[0] = 1;
-  rows.strides[0] = t.rank > 1 ? t.strides[t.rank - 2] : rows.shape[1];
-  std::int64_t expected = rows.strides[0];
-  for (int i = t.rank - 2; i >= 0; --i) {
-    if (t.shape[i] > 1 && t.strides[i] != expected) {
+namespace {
+
+// Axes [first, last) become one, without a copy: only axes that lie one behind the other are taken. No axis at all
+// becomes an axis of extent 1.
+Tensor merge_axes(std::string_view op, std::string_view argument, const Tensor& t, int first, int last) {
+  std::int64_t extent = 1;
+  std::int64_t stride = last < t.rank ? t.shape[last] : 1;
+  for (int i = last - 1; i >= first; --i) {
+    if (t.shape[i] == 1) continue;
+    if (extent == 1) stride = t.strides[i];
+    if (t.size() > 0 && t.strides[i] != stride * extent) {
       refuse_value(op, argument, "has leading axes that do not lie one behind the other; make it contiguous first");
     }
-    rows.shape[0] *= t.shape[i];
-    expected *= t.shape[i];
+    extent *= t.shape[i];
   }
-  return rows;
+  Tensor merged = t;
+  merged.rank = t.rank - (last - first) + 1;
+  merged.shape[first] = extent;
+  merged.strides[first] = stride;
+  for (int i = last; i < t.rank; ++i) {
+    merged.shape[first + 1 + i - last] = t.shape[i];
+    merged.strides[first + 1 + i - last] = t.strides[i];
+  }
+  return merged;
+}
+
+}  // namespace
+
+Tensor rows_view(std::string_view op, std::string_view argument, const py::object& object) {
+  const Tensor t = view(op, argument, object);
+  if (!t || t.rank == 2) return t;
+  if (t.rank == 0) refuse_value(op, argument, "has no axes, needs at least one");
+  return merge_axes(op, argument, t, 0, t.rank - 1);
+}
+
+Tensor tokens_view(std::string_view op, std::string_view argument, const py::object& object) {
+  const Tensor t = view(op, argument, object);
+  if (!t || t.rank == 3) return t;
+  if (t.rank < 2) refuse_value(op, argument, "has shape ", t.shape_text(), ", needs [T, ..., d]");
+  return merge_axes(op, argument, t, 1, t.rank - 1);
 }
 
 py::array empty(DType dtype, std::initializer_list<std::int64_t> shape) {

@@ -21,6 +21,8 @@ py::dtype numpy_dtype(DType dtype);
 Tensor view(std::string_view op, std::string_view argument, const py::object& object);
 // The same array seen as [-1, last axis]: ops that work on rows take any number of leading axes.
 Tensor rows_view(std::string_view op, std::string_view argument, const py::object& object);
+// The same array seen as [T, -1, last axis]: ops that know a token from its heads. [T, d] has one head.
+Tensor tokens_view(std::string_view op, std::string_view argument, const py::object& object);
 
 py::array empty(DType dtype, std::initializer_list<std::int64_t> shape);
 py::array empty_like(const py::object& array, DType dtype);

@@ -2,11 +2,20 @@
 
 #include "kernels/simd/vec_generic.h"
 
+#include "kernels/body/norm.h"
+#include "kernels/body/rope.h"
 #include "kernels/body/transform.h"
 
 namespace sparsespan {
 
 extern const TransformKernels generic_transform_kernels;
-const TransformKernels generic_transform_kernels = {.hadamard = hadamard};
+const TransformKernels generic_transform_kernels = {
+    .hadamard = hadamard,
+    .rope_half_split = rope_half_split,
+    .rope_interleaved = rope_interleaved,
+    .rms_normalise = rms_normalise,
+    .layer_normalise = layer_normalise,
+    .scale_shift = scale_shift,
+};
 
 }  // namespace sparsespan

@@ -1,11 +1,11 @@
-"""Row-wise transforms around attention: Hadamard."""
+"""The Hadamard transform."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from . import _core
-from ._interop import call
+from .. import _core
+from .._interop import call
 
 __all__ = ["hadamard_transform"]
 
