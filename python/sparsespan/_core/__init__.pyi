@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from . import dlpack
 from . import transform
-__all__: list[str] = ['active_isa', 'available_isas', 'build_info', 'dlpack', 'max_isa', 'num_threads', 'set_max_isa', 'set_num_threads', 'set_openmp_hint', 'transform']
+__all__: list[str] = ['active_isa', 'available_isas', 'build_info', 'dlpack', 'max_isa', 'num_threads', 'probe', 'set_max_isa', 'set_num_threads', 'set_openmp_hint', 'transform']
 def active_isa() -> str:
     ...
 def available_isas() -> list[str]:
@@ -15,6 +15,8 @@ def build_info() -> list[tuple[str, str]]:
 def max_isa() -> str:
     ...
 def num_threads() -> int:
+    ...
+def probe(isa: str, iterations: typing.SupportsInt | typing.SupportsIndex = 1048576, threads: typing.SupportsInt | typing.SupportsIndex = 1) -> float:
     ...
 def set_max_isa(isa: str) -> None:
     ...

@@ -1,0 +1,20 @@
+import pytest
+
+from sparsespan import _core
+from sparsespan.testing import each_isa
+
+
+def test_the_probe_measures_every_level():
+    for isa in each_isa():
+        # 1e8 flop/s is a hundredth of any machine that this runs on: only the plumbing is tested here.
+        assert _core.probe(isa, 1 << 14) > 1e8
+        assert _core.probe(isa, 1 << 14, threads=2) > 1e8
+
+
+def test_the_probe_refuses():
+    with pytest.raises(ValueError, match=r"probe: isa is \"sse9\", needs generic"):
+        _core.probe("sse9")
+    with pytest.raises(ValueError, match=r"probe: iterations is 0, needs at least 1"):
+        _core.probe("generic", 0)
+    with pytest.raises(ValueError, match=r"probe: isa is \"amx\", which cannot run here: not built"):
+        _core.probe("amx")
