@@ -34,12 +34,20 @@ def rows(quick: bool):
         median = interleaved(runs)
         for peer in [name for name in runs if name != "ours"]:
             yield {
-                "op": "hadamard_transform", "shape": f"[{count}, 128] f32", "isa": isa,
-                "ours_ms": median["ours"] * 1e3, "peer": peer, "peer_ms": median[peer] * 1e3,
-                "ratio": median[peer] / median["ours"], "gbytes_per_s": 2 * x.nbytes / median["ours"] / 1e9,
+                "op": "hadamard_transform",
+                "shape": f"[{count}, 128] f32",
+                "isa": isa,
+                "ours_ms": median["ours"] * 1e3,
+                "peer": peer,
+                "peer_ms": median[peer] * 1e3,
+                "ratio": median[peer] / median["ours"],
+                "gbytes_per_s": 2 * x.nbytes / median["ours"] / 1e9,
             }
         bf16 = interleaved({"ours": lambda: hadamard_transform(narrow, out=narrow_out)})["ours"]
         yield {
-            "op": "hadamard_transform", "shape": f"[{count}, 128] bf16", "isa": isa, "ours_ms": bf16 * 1e3,
+            "op": "hadamard_transform",
+            "shape": f"[{count}, 128] bf16",
+            "isa": isa,
+            "ours_ms": bf16 * 1e3,
             "gbytes_per_s": 2 * narrow.nbytes / bf16 / 1e9,
         }

@@ -1,9 +1,9 @@
 """All benches: `python bench/run.py [--quick] [--json] [--only NAME]`.
 
 Every bench_<family>.py here has `rows(quick)`, a generator of dicts with op, shape, isa, ours_ms, peer, peer_ms, ratio
-(peer time / ours, both medians of interleaved runs of this process) and, where they mean something, gflops, gbytes_per_s
-and fraction_of_probe (of the register-resident probe of that ISA level and thread count, measured in the same run).
-Milliseconds drift with the machine; only ratios are meant to be compared.
+(peer time / ours, both medians of interleaved runs of this process) and, where they mean something, gflops,
+gbytes_per_s and fraction_of_probe (of the register-resident probe of that ISA level and thread count, measured in the
+same run). Milliseconds drift with the machine; only ratios are meant to be compared.
 """
 
 from __future__ import annotations

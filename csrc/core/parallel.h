@@ -16,9 +16,10 @@ namespace sparsespan {
 // A reference to a callable: no allocation, lives no longer than the call.
 class TaskRef {
  public:
+  // Implicit, because a call site passes a lambda; the constraint keeps copies and moves out.
   template <class F>
   requires(!std::is_same_v<std::remove_cvref_t<F>, TaskRef>)
-      TaskRef(F&& f)  // NOLINT(google-explicit-constructor): a call site passes a lambda
+      TaskRef(F&& f)  // NOLINT(google-explicit-constructor, bugprone-forwarding-reference-overload)
       : object_(const_cast<void*>(static_cast<const void*>(&f))), call_([](void* object, std::int64_t index, int slot) {
           (*static_cast<std::remove_reference_t<F>*>(object))(index, slot);
         }) {}

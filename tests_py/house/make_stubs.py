@@ -12,8 +12,16 @@ STUBS = ROOT / "python" / "sparsespan" / "_core"
 def generate() -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
-            [sys.executable, "-m", "pybind11_stubgen", "sparsespan._core", "-o", folder, "--exit-code",
-             "--numpy-array-wrap-with-annotated"],
+            [
+                sys.executable,
+                "-m",
+                "pybind11_stubgen",
+                "sparsespan._core",
+                "-o",
+                folder,
+                "--exit-code",
+                "--numpy-array-wrap-with-annotated",
+            ],
             check=True,
         )
         base = Path(folder) / "sparsespan" / "_core"

@@ -28,8 +28,13 @@ BELOW["bindings"] = set(BELOW)
 
 
 def tracked(*patterns):
-    listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", *patterns], cwd=ROOT, capture_output=True,
-                             text=True, check=True)
+    listing = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", *patterns],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return [ROOT / line for line in listing.stdout.splitlines() if (ROOT / line).exists()]
 
 

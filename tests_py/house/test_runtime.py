@@ -16,8 +16,9 @@ sanitized = pytest.mark.skipif("SPARSESPAN_SANITIZED" in os.environ, reason="mea
 
 
 def run(code, **environment):
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
-                            env={**os.environ, **environment})
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 

@@ -23,7 +23,7 @@ def hadamard_transform(x: np.ndarray, scale: float = 1.0) -> np.ndarray:
     n = x.shape[-1]
     i = np.arange(n, dtype=np.uint64)
     h = 1.0 - 2.0 * (np.bitwise_count(i[:, None] & i[None, :]) % 2)
-    return scale * (np.asarray(x, np.float64) @ h)
+    return np.asarray(scale * (np.asarray(x, np.float64) @ h))
 
 
 def apply_rope(x: np.ndarray, positions: np.ndarray, cos_sin: np.ndarray, interleaved: bool) -> np.ndarray:
@@ -58,9 +58,9 @@ def yarn_frequencies(
 ) -> np.ndarray:
     """``base ** (-2 i / dim)``, blended with its ``factor``-th part over the correction range, in float64."""
     i = np.arange(dim // 2)
-    plain = float(base) ** (-2.0 * i / dim)
+    plain = np.power(float(base), -2.0 * i / dim)
     if factor == 1:
-        return plain
+        return np.asarray(plain)
     correction = [
         dim * np.log(original_max_position / (2 * np.pi * turns)) / (2 * np.log(base))
         for turns in (beta_fast, beta_slow)
@@ -70,7 +70,7 @@ def yarn_frequencies(
     if low == high:
         high += 0.001
     ramp = np.clip((i - low) / (high - low), 0, 1)
-    return plain / factor * ramp + plain * (1 - ramp)
+    return np.asarray(plain / factor * ramp + plain * (1 - ramp))
 
 
 def yarn_cos_sin(
@@ -93,22 +93,25 @@ def yarn_softmax_scale(head_dim: int, factor: float = 1.0, mscale_all_dim: float
     return float(head_dim**-0.5 * _magnitude(factor, mscale_all_dim) ** 2)
 
 
-def rms_norm(x: np.ndarray, w: np.ndarray, eps: float, cast: str = "after") -> np.ndarray:
-    """``x / sqrt(mean(x ** 2) + eps) * w`` in float64; ``cast="before"`` rounds the quotient to the dtype of ``x``."""
-    wide = np.asarray(x, np.float64)
+def _rms_norm(wide: np.ndarray, w: np.ndarray, eps: float, cast: str, dtype: np.dtype) -> np.ndarray:
     with np.errstate(all="ignore"):
         unit = wide / np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + eps)
         if cast == "before":
-            unit = unit.astype(x.dtype).astype(np.float64)
-        return unit * np.asarray(w, np.float64)
+            unit = unit.astype(dtype).astype(np.float64)
+        return np.asarray(unit * np.asarray(w, np.float64))
+
+
+def rms_norm(x: np.ndarray, w: np.ndarray, eps: float, cast: str = "after") -> np.ndarray:
+    """``x / sqrt(mean(x ** 2) + eps) * w`` in float64; ``cast="before"`` rounds the quotient to the dtype of ``x``."""
+    return _rms_norm(np.asarray(x, np.float64), w, eps, cast, x.dtype)
 
 
 def add_rms_norm(
     x: np.ndarray, residual: np.ndarray, w: np.ndarray, eps: float, cast: str = "after"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`rms_norm` of the sum, and the sum, in float64 (``cast="before"`` rounds to float64: no effect)."""
+    """:func:`rms_norm` of the float64 sum, and that sum."""
     total = np.asarray(x, np.float64) + np.asarray(residual, np.float64)
-    return rms_norm(total, w, eps, cast), total
+    return _rms_norm(total, w, eps, cast, x.dtype), total
 
 
 def layer_norm(x: np.ndarray, w: np.ndarray, b: np.ndarray, eps: float = 1e-6) -> np.ndarray:
@@ -116,6 +119,5 @@ def layer_norm(x: np.ndarray, w: np.ndarray, b: np.ndarray, eps: float = 1e-6) -
     wide = np.asarray(x, np.float64)
     with np.errstate(all="ignore"):
         centred = wide - wide.mean(axis=-1, keepdims=True)
-        return centred / np.sqrt(np.mean(centred**2, axis=-1, keepdims=True) + eps) * np.asarray(
-            w, np.float64
-        ) + np.asarray(b, np.float64)
+        unit = centred / np.sqrt(np.mean(centred**2, axis=-1, keepdims=True) + eps)
+        return np.asarray(unit * np.asarray(w, np.float64) + np.asarray(b, np.float64))
