@@ -1,0 +1,15 @@
+#include "kernels/indexer.h"
+
+#include "kernels/simd/vec_generic.h"
+
+#include "kernels/simd/decode_generic.h"
+
+#include "kernels/body/indexer.h"
+
+namespace sparsespan {
+
+extern const IndexerKernels generic_indexer_kernels;
+const IndexerKernels generic_indexer_kernels = {
+    .panel_keys = kPanelKeys, .decode = decode, .pack = pack, .score = score};
+
+}  // namespace sparsespan
