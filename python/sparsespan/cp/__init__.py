@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from ._plan import CpPlan
+from ._split import DECODE, PAD, PREFILL, split_plan
 from ._transfer import transfer_plan
 from ._transfer_plan import KvSide, Transfer, TransferPlan
+from ._views import CpSegments, NextNRows, StaticBatch
 
-__all__ = ["KvSide", "Transfer", "TransferPlan", "transfer_plan"]
+__all__ = [
+    "DECODE",
+    "PAD",
+    "PREFILL",
+    "CpPlan",
+    "CpSegments",
+    "KvSide",
+    "NextNRows",
+    "StaticBatch",
+    "Transfer",
+    "TransferPlan",
+    "split_plan",
+    "transfer_plan",
+]
