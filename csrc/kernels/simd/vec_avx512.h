@@ -20,6 +20,10 @@ struct Vec {
   // Where a or b is NaN the result is b: relu and running maxima put the data there on purpose.
   static Float max(Float a, Float b) { return _mm512_max_ps(a, b); }
   static Float relu(Float x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }  // relu(NaN) = NaN
+  // a < b ? x : y, per lane; a comparison with NaN takes y.
+  static Float select_less(Float a, Float b, Float x, Float y) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+  }
   static Int to_int_nearest(Float x) { return _mm512_cvtps_epi32(x); }
   static Float to_float(Int x) { return _mm512_cvtepi32_ps(x); }
   static Float scale_by_power_of_two(Float x, Int e) {

@@ -29,6 +29,11 @@ struct Vec {
     return (Float)((greater & (Int)a) | (~greater & (Int)b));
   }
   static Float relu(Float x) { return max(zero(), x); }  // relu(NaN) = NaN
+  // a < b ? x : y, per lane; a comparison with NaN takes y.
+  static Float select_less(Float a, Float b, Float x, Float y) {
+    const Int less = a < b;
+    return (Float)((less & (Int)x) | (~less & (Int)y));
+  }
   static Int to_int_nearest(Float x) {
     // Valid for |x| < 2^22: the bias pushes the fraction out, rounding to nearest even.
     const Float bias = broadcast(12582912.0F);

@@ -5,6 +5,7 @@ They work on any implementation's outputs, so engine developers may use them on 
 
 from __future__ import annotations
 
+from ._attn import compare_attn
 from ._invariance import assert_row_invariant, each_isa
 
-__all__ = ["assert_row_invariant", "each_isa"]
+__all__ = ["assert_row_invariant", "compare_attn", "each_isa"]

@@ -1,0 +1,124 @@
+#include "attention/sparse_mla.h"
+
+#include "attention/checks.h"
+#include "attention/engine.h"
+#include "attention/kv_rows.h"
+
+namespace sparsespan {
+
+namespace {
+
+constexpr std::string_view kOp = "sparse_mla";
+constexpr std::int64_t kPrefetchRows = 4;
+
+// A row's valid indices, compacted; with lanes sorted by lane, the order within a lane kept.
+class SparseKeys final : public KeySource {
+ public:
+  SparseKeys(const KvRows& rows, const Tensor& indices, const Tensor& topk_length, const Tensor& lane_of)
+      : rows_(rows),
+        indices_(indices),
+        length_(topk_length),
+        lanes_(lane_of),
+        has_length_(topk_length.present),
+        has_lanes_(lane_of.present) {}
+
+  void open(const Tile& tile, TileKeys& keys) const override {
+    const std::int64_t t = tile.first;
+    const std::int64_t columns = has_length_ ? length_(t) : indices_.shape[1];
+    keys.count = 0;
+    for (int lane = 0; lane < (has_lanes_ ? kDcpLanes : 1); ++lane) {
+      keys.lane_begin[lane] = keys.count;
+      for (std::int64_t j = 0; j < columns; ++j) {
+        const std::int64_t index = indices_(t, j);
+        if (index != -1 && (!has_lanes_ || lanes_(t, j) == lane)) keys.list[keys.count++] = index;
+      }
+    }
+    keys.lane_begin[kDcpLanes] = keys.count;
+    keys.limits[0] = keys.count;
+  }
+
+  void stage(const Tile&, const TileKeys& keys, std::int64_t first, std::int64_t n, float* k, std::int64_t k_stride,
+             float*, std::int64_t) const override {
+    for (std::int64_t j = 0; j < n; ++j) {
+      if (j + kPrefetchRows < n) rows_.prefetch(keys.list[first + j + kPrefetchRows]);
+      rows_.load(keys.list[first + j], k + j * k_stride);
+    }
+  }
+
+ private:
+  const KvRows& rows_;
+  IntView<2> indices_;
+  IntView<1> length_;
+  IntView<2> lanes_;
+  bool has_length_;
+  bool has_lanes_;
+};
+
+std::int64_t query_dim(const SparseMlaParams& p) {
+  require_heads(kOp, p.q_pe ? "q[0]" : "q", p.q, "[T, H, Dqk]");
+  if (!p.q_pe) return p.q.shape[2];
+  require_heads(kOp, "q[1]", p.q_pe, "[T, H, Dpe]");
+  require_dtype(kOp, "q[1]", p.q_pe, {p.q.dtype});
+  require_shape(kOp, "q[1]", p.q_pe, {p.q.shape[0], p.q.shape[1], kAny}, "[T, H, Dpe]");
+  return p.q.shape[2] + p.q_pe.shape[2];
+}
+
+void validate(const SparseMlaParams& p, const Tensor& indices, const KvRows& rows, std::int64_t dim) {
+  const std::int64_t count = p.q.shape[0];
+  const std::int64_t heads = p.q.shape[1];
+  if (p.d_v < 1 || p.d_v > dim) refuse_value(kOp, "d_v", "is ", p.d_v, ", needs 1..", dim, " (the width of q and kv)");
+  require_scale(kOp, p.sm_scale);
+  require_int(kOp, "indices", indices);
+  require_shape(kOp, "indices", indices, {count, kAny}, "[T, K]");
+  require_sink(kOp, p.attn_sink, heads);
+  require_outputs(kOp, {&p.out, &p.lse, &p.max_logits}, count, heads, p.d_v,
+                  {&p.q, &p.q_pe, &p.kv, &p.indices, &p.topk_length, &p.attn_sink, &p.lane_of});
+  require_indices(kOp,
+                  {.indices = indices,
+                   .topk_length = p.topk_length,
+                   .lane_of = p.lane_of,
+                   .size = rows.size(),
+                   .space = p.layout ? "slots of the cache" : "packed rows of kv"},
+                  p.validate, p.threads);
+}
+
+}  // namespace
+
+void sparse_mla(const SparseMlaParams& p) {
+  const std::int64_t dim = query_dim(p);
+  const KvRows rows(kOp, "kv", p.kv, p.layout, p.page_size, dim);
+  const Tensor indices = squeeze_head_axis(kOp, "indices", p.indices);
+  const Tensor lane_of = squeeze_head_axis(kOp, "lane_of", p.lane_of);
+  SparseMlaParams checked = p;
+  checked.lane_of = lane_of;
+  validate(checked, indices, rows, dim);
+  const std::int64_t count = p.q.shape[0];
+  const std::int64_t heads = p.q.shape[1];
+  if (heads == 0) return;
+  const SparseKeys source(rows, indices, p.topk_length, lane_of);
+  AttentionJob job{.q = p.q,
+                   .q_pe = p.q_pe,
+                   .dim = dim,
+                   .d_v = p.d_v,
+                   .shared_values = true,
+                   .sm_scale = p.sm_scale,
+                   .attn_sink = p.attn_sink ? static_cast<const float*>(p.attn_sink.data) : nullptr,
+                   .sink_stride = p.attn_sink.strides[0],
+                   .lanes = lane_of.present,
+                   .source = &source,
+                   .max_keys = indices.shape[1],
+                   .list_capacity = indices.shape[1],
+                   .out = p.out,
+                   .lse = p.lse,
+                   .max_logits = p.max_logits,
+                   .threads = p.threads};
+  const std::int64_t take = heads_per_tile(count, heads, p.threads);
+  for (std::int64_t t = 0; t < count; ++t) {
+    for (std::int64_t h = 0; h < heads; h += take) {
+      job.tiles.push_back({.first = t, .head = h, .heads = std::min(take, heads - h)});
+    }
+  }
+  run_attention(job);
+}
+
+}  // namespace sparsespan

@@ -1,0 +1,66 @@
+#pragma once
+
+// Inner loops of csrc/attention. noexcept, single-threaded, fixed order of arithmetic.
+//
+// A "column" is one query vector: one head of one row. Columns lie along the SIMD lanes for scores and softmax, and no
+// arithmetic ever crosses from one column to another, so a column's bits do not depend on its neighbours.
+
+#include <cstdint>
+
+namespace sparsespan {
+
+// A block of n keys against a set of columns. "Padded" columns are rounded up to the table's `panel`.
+struct AttendBlock {
+  const float* q;       // [ceil(cols / panel)][dim][panel]: transposed queries, zero beyond cols
+  const float* k;       // [n][k_stride], dim of them used
+  const float* v;       // [n][v_stride], readable up to d_v rounded up to 16
+  const float* limits;  // [padded cols]: column c sees keys [0, limits[c]), limits[c] <= n; null: all n
+  std::int64_t cols;
+  std::int64_t dim;
+  std::int64_t d_v;
+  std::int64_t n;
+  std::int64_t k_stride;
+  std::int64_t v_stride;
+  float sm_scale;
+  float* s;  // scratch [n][padded cols]
+  float* m;  // [padded cols] out: largest score
+  float* l;  // [padded cols] out: sum of exp(score - m)
+  float* o;  // [cols][o_stride] out: sum of exp(score - m) * v
+  std::int64_t o_stride;
+};
+
+// Unnormalised softmax states of the same columns: (m, l, o) as in AttendBlock.
+struct StatePair {
+  float* m;
+  float* l;
+  float* o;
+  const float* m_other;
+  const float* l_other;
+  const float* o_other;
+  std::int64_t cols;
+  std::int64_t padded_cols;
+  std::int64_t d_v;
+  std::int64_t o_stride;
+};
+
+struct AttentionKernels {
+  int panel;  // columns per panel of transposed queries
+  // The state of one block, from nothing. Column c of key j: score = (sum over d, ascending) * sm_scale; sums over keys
+  // ascending. A key at or past a column's limit contributes nothing and its value row is not touched.
+  void (*attend)(const AttendBlock&) noexcept;
+  // state := state merged with other. An empty side (m = -inf) leaves the other side's bits alone.
+  void (*merge)(const StatePair&) noexcept;
+  // a := a * weight_a + b * weight_b; a weight of 0 contributes exactly 0, whatever it would have multiplied.
+  void (*mix)(float* a, float weight_a, const float* b, float weight_b, std::int64_t n) noexcept;
+  // In place, <= 2 ulp for x <= 0; exactly 0 below ln(2^-126), NaN stays NaN. For x in (0, 88] as good, above
+  // undefined.
+  void (*exp)(float* x, std::int64_t n) noexcept;
+  // Rows of a KV array to float32.
+  void (*load_bf16)(const std::uint16_t* in, float* out, std::int64_t n) noexcept;
+  // n e4m3 codes * scale, rounded to bfloat16 (nearest even), as float32.
+  void (*load_fp8)(const std::uint8_t* in, float scale, float* out, std::int64_t n) noexcept;
+};
+
+const AttentionKernels& attention_kernels();
+
+}  // namespace sparsespan
