@@ -3,11 +3,12 @@ sparsespan's C++ core. Use the documented functions of the sparsespan package.
 """
 from __future__ import annotations
 import typing
+from . import attention
 from . import cp
 from . import dlpack
 from . import indexer
 from . import transform
-__all__: list[str] = ['active_isa', 'available_isas', 'build_info', 'cp', 'dlpack', 'indexer', 'max_isa', 'num_threads', 'probe', 'set_max_isa', 'set_num_threads', 'set_openmp_hint', 'transform']
+__all__: list[str] = ['active_isa', 'attention', 'available_isas', 'build_info', 'cp', 'dlpack', 'indexer', 'max_isa', 'num_threads', 'probe', 'set_max_isa', 'set_num_threads', 'set_openmp_hint', 'transform']
 def active_isa() -> str:
     ...
 def available_isas() -> list[str]:
