@@ -2,133 +2,15 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
-#include <utility>
 
-#include "attention/state.h"
+#include "attention/room.h"
 #include "core/convert.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
-#include "kernels/attention.h"
 
 namespace sparsespan {
 
 namespace {
-
-// Columns that go through the kernel together: their queries, scores and outputs share the L2 cache with a block.
-constexpr std::int64_t kGroup = 64;
-constexpr std::int64_t kAlignFloats = 16;
-
-// Sizes that every slot shares.
-struct Plan {
-  const AttentionJob& job;
-  const AttentionKernels& kernels;
-  std::int64_t cols = 0;      // most columns of a tile
-  std::int64_t padded = 0;    // cols in whole panels
-  std::int64_t max_rows = 0;  // most rows of a tile
-  std::int64_t k_stride = 0;
-  std::int64_t v_stride = 0;
-  std::int64_t o_stride = 0;
-  int depth = 0;  // states that fold needs beside its result
-  std::int64_t state_floats() const { return 2 * padded + cols * o_stride; }
-};
-
-// A row stride that is an odd number of cache lines: a column strip of many rows then uses every L1 set.
-std::int64_t odd_lines(std::int64_t floats) {
-  return (round_up(floats, kAlignFloats) / kAlignFloats | 1) * kAlignFloats;
-}
-
-Plan make_plan(const AttentionJob& job) {
-  Plan p{job, attention_kernels()};
-  for (const Tile& t : job.tiles) {
-    p.cols = std::max(p.cols, t.rows * t.heads);
-    p.max_rows = std::max(p.max_rows, t.rows);
-  }
-  p.padded = round_up(p.cols, p.kernels.panel);
-  p.k_stride = odd_lines(std::max(job.dim, job.d_v));
-  p.v_stride = job.shared_values ? p.k_stride : odd_lines(job.d_v);
-  p.o_stride = round_up(job.d_v, kAlignFloats);
-  const auto blocks = static_cast<std::uint64_t>(std::max<std::int64_t>(1, ceil_div(job.max_keys, kBlockKeys)));
-  p.depth = std::bit_width(blocks - 1);
-  return p;
-}
-
-State carve_state(const Plan& p, float* at) { return {at, at + p.padded, at + 2 * p.padded}; }
-
-// What one thread works in.
-struct Room {
-  float* q;       // panels of the tile's transposed queries
-  float* k;       // [256][k_stride]
-  float* v;       // [256][v_stride], or k
-  float* s;       // [256][kGroup]
-  float* limits;  // [padded]
-  float* row;     // one query or output row
-  float* states;  // depth + 1, or with lanes 2 * 4 more
-  TileKeys keys;
-  State state(const Plan& p, int i) const { return carve_state(p, states + i * p.state_floats()); }
-};
-
-constexpr int kLaneStates = 4;  // lane tree: one per level beside the result
-
-std::int64_t num_states(const Plan& p) { return p.depth + 1 + (p.job.lanes ? kLaneStates : 0); }
-
-std::int64_t row_floats(const Plan& p) { return round_up(std::max(p.job.dim, p.o_stride), kAlignFloats); }
-
-std::int64_t room_floats(const Plan& p) {
-  const std::int64_t staged = kBlockKeys * (p.k_stride + (p.job.shared_values ? 0 : p.v_stride));
-  return round_up(p.padded * p.job.dim, kAlignFloats) + staged + kBlockKeys * kGroup + p.padded + row_floats(p) +
-         num_states(p) * p.state_floats();
-}
-
-Room carve_room(const Plan& p, float* at, std::int64_t* ints) {
-  Room r{};
-  const auto take = [&at](std::int64_t n) { return std::exchange(at, at + n); };
-  r.q = take(round_up(p.padded * p.job.dim, kAlignFloats));
-  r.k = take(kBlockKeys * p.k_stride);
-  r.v = p.job.shared_values ? r.k : take(kBlockKeys * p.v_stride);
-  r.s = take(kBlockKeys * kGroup);
-  r.limits = take(p.padded);
-  r.row = take(row_floats(p));
-  r.states = at;
-  r.keys.list = ints;
-  r.keys.limits = ints + p.job.list_capacity;
-  // Kernels may read a staged row up to its stride; what stands there reaches no result but should cost nothing.
-  std::memset(r.k, 0, static_cast<std::size_t>(kBlockKeys * p.k_stride) * sizeof(float));
-  std::memset(r.v, 0, static_cast<std::size_t>(kBlockKeys * p.v_stride) * sizeof(float));
-  return r;
-}
-
-std::int64_t row_id(const AttentionJob& job, const Tile& t, std::int64_t i) {
-  return job.order == nullptr ? t.first + i : job.order[t.first + i];
-}
-
-void load_row(const Tensor& q, std::int64_t row, std::int64_t head, float* out, const AttentionKernels& kernels) {
-  const std::int64_t offset = row * q.strides[0] + head * q.strides[1];
-  if (q.dtype == DType::bfloat16) {
-    kernels.load_bf16(static_cast<const std::uint16_t*>(q.data) + offset, out, q.shape[2]);
-  } else {
-    std::copy_n(static_cast<const float*>(q.data) + offset, q.shape[2], out);
-  }
-}
-
-// Queries of the tile into panels [dim][panel], zero where there is no column.
-void pack_queries(const Plan& p, const Tile& t, const Room& room) {
-  const std::int64_t panel = p.kernels.panel;
-  const std::int64_t cols = t.rows * t.heads;
-  const std::int64_t dim = p.job.dim;
-  if (cols % panel != 0) {
-    float* last = room.q + cols / panel * panel * dim;
-    std::fill(last, last + panel * dim, 0.0F);
-  }
-  for (std::int64_t c = 0; c < cols; ++c) {
-    const std::int64_t row = row_id(p.job, t, c / t.heads);
-    const std::int64_t head = t.head + c % t.heads;
-    load_row(p.job.q, row, head, room.row, p.kernels);
-    if (p.job.q_pe) load_row(p.job.q_pe, row, head, room.row + p.job.q.shape[2], p.kernels);
-    float* to = room.q + c / panel * panel * dim + c % panel;
-    for (std::int64_t d = 0; d < dim; ++d) to[d * panel] = room.row[d];
-  }
-}
 
 // True when some column of the tile does not see all keys [first, first + n).
 bool set_limits(const Tile& t, const Room& room, std::int64_t first, std::int64_t n) {
@@ -267,24 +149,91 @@ void attend_tile(const Plan& p, const Tile& t, Room& room) {
   const State out = room.state(p, p.depth);
   p.job.source->open(t, room.keys);
   pack_queries(p, t, room);
-  if (p.job.lanes) {
-    if (!fold_lanes(p, t, room, 0, 1, out, 0)) {
-      set_empty(p, t, out);
-      normalise(p, t, out);
-    }
-  } else {
+  if (!p.job.lanes) {
     fold_range(p, t, room, 0, room.keys.count, out);
+    normalise(p, t, out);
+  } else if (!fold_lanes(p, t, room, 0, 1, out, 0)) {
+    set_empty(p, t, out);
     normalise(p, t, out);
   }
   write_tile(p, t, room, out);
 }
 
+// Rooms for the threads of one parallel_for.
+class Rooms {
+ public:
+  Rooms(const Plan& p, int team) : floats_(team * room_floats(p)), ints_(team * room_ints(p)) {
+    for (int i = 0; i < team; ++i) {
+      rooms_.push_back(carve_room(p, floats_.data() + i * room_floats(p), ints_.data() + i * room_ints(p)));
+    }
+  }
+  Room& operator[](int slot) { return rooms_[static_cast<std::size_t>(slot)]; }
+
+ private:
+  Scratch<float> floats_;
+  Scratch<std::int64_t> ints_;
+  std::vector<Room> rooms_;
+};
+
+// Few tiles for many threads: each tile's blocks are cut into chunks of a power of two, whose states are subtrees of
+// the tile's tree. Splitting at such chunks changes no bit.
+class Chunks {
+ public:
+  Chunks(const Plan& p, std::int64_t chunk_blocks)
+      : p_(p),
+        blocks_(chunk_blocks),
+        per_tile_(ceil_div(ceil_div(p.job.max_keys, kBlockKeys), chunk_blocks)),
+        states_(tiles() * per_tile_ * p.state_floats()),
+        used_(tiles()) {}
+
+  std::int64_t tasks() const { return tiles() * per_tile_; }
+  void attend(std::int64_t task, Room& room) const {
+    const std::int64_t i = task / per_tile_;
+    const Tile& t = p_.job.tiles[static_cast<std::size_t>(i)];
+    p_.job.source->open(t, room.keys);
+    const std::int64_t blocks = ceil_div(room.keys.count, kBlockKeys);
+    const std::int64_t lo = task % per_tile_ * blocks_;
+    if (lo == 0) used_.data()[i] = ceil_div(blocks, blocks_);
+    if (lo >= blocks) return;
+    pack_queries(p_, t, room);
+    fold(p_, t, room, 0, room.keys.count, lo, std::min(blocks, lo + blocks_), state(task), 0);
+  }
+  void finish(std::int64_t i, const Room& room) const {
+    const Tile& t = p_.job.tiles[static_cast<std::size_t>(i)];
+    const State out = state(i * per_tile_);
+    if (used_.data()[i] == 0) {
+      set_empty(p_, t, out);
+    } else {
+      merge_chunks(t, i * per_tile_, i * per_tile_ + used_.data()[i]);
+    }
+    normalise(p_, t, out);
+    write_tile(p_, t, room, out);
+  }
+
+ private:
+  std::int64_t tiles() const { return static_cast<std::int64_t>(p_.job.tiles.size()); }
+  State state(std::int64_t task) const { return carve_state(p_, states_.data() + task * p_.state_floats()); }
+  void merge_chunks(const Tile& t, std::int64_t lo, std::int64_t hi) const {
+    if (hi - lo == 1) return;
+    const auto half = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(hi - lo - 1)));
+    merge_chunks(t, lo, lo + half);
+    merge_chunks(t, lo + half, hi);
+    merge(p_, t, state(lo), state(lo + half));
+  }
+
+  const Plan& p_;
+  std::int64_t blocks_;
+  std::int64_t per_tile_;
+  Scratch<float> states_;
+  Scratch<std::int64_t> used_;
+};
+
 }  // namespace
 
-std::int64_t heads_per_tile(std::int64_t tiles, std::int64_t heads, int threads) {
+std::int64_t heads_per_tile(std::int64_t tasks, std::int64_t heads, int threads) {
   std::int64_t take = heads;
-  const std::int64_t wanted = 2L * team_size(tiles * heads, threads);
-  while (take > kGroup && tiles * ceil_div(heads, take) < wanted) take = round_up(ceil_div(take, 2), kGroup / 2);
+  const std::int64_t wanted = team_size(2 * tasks * heads, threads);
+  while (take > kGroup / 2 && tasks * ceil_div(heads, take) < wanted) take = round_up(ceil_div(take, 2), kGroup / 2);
   return take;
 }
 
@@ -292,17 +241,19 @@ void run_attention(const AttentionJob& job) {
   if (job.tiles.empty()) return;
   const Plan p = make_plan(job);
   const auto tiles = static_cast<std::int64_t>(job.tiles.size());
-  const int team = team_size(tiles, job.threads);
-  const Scratch<float> floats(team * round_up(room_floats(p), kAlignFloats));
-  const std::int64_t ints_per_room = round_up(job.list_capacity + p.max_rows, 8);
-  const Scratch<std::int64_t> ints(team * ints_per_room);
-  std::vector<Room> rooms;
-  for (int i = 0; i < team; ++i) {
-    rooms.push_back(
-        carve_room(p, floats.data() + i * round_up(room_floats(p), kAlignFloats), ints.data() + i * ints_per_room));
+  const std::int64_t blocks = ceil_div(job.max_keys, kBlockKeys);
+  const int team = team_size(tiles * std::max<std::int64_t>(1, blocks), job.threads);
+  Rooms rooms(p, team);
+  if (job.lanes || team == 1 || blocks < 2 || tiles >= 2L * team) {
+    parallel_for(tiles, job.threads, [&](std::int64_t i, int slot) {
+      attend_tile(p, job.tiles[static_cast<std::size_t>(i)], rooms[slot]);
+    });
+    return;
   }
-  parallel_for(tiles, job.threads,
-               [&](std::int64_t i, int slot) { attend_tile(p, job.tiles[static_cast<std::size_t>(i)], rooms[slot]); });
+  const auto chunk_blocks = std::bit_ceil(static_cast<std::uint64_t>(ceil_div(tiles * blocks, 4L * team)));
+  const Chunks chunks(p, static_cast<std::int64_t>(chunk_blocks));
+  parallel_for(chunks.tasks(), job.threads, [&](std::int64_t i, int slot) { chunks.attend(i, rooms[slot]); });
+  parallel_for(tiles, job.threads, [&](std::int64_t i, int slot) { chunks.finish(i, rooms[slot]); });
 }
 
 }  // namespace sparsespan

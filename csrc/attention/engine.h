@@ -70,8 +70,8 @@ struct AttentionJob {
 
 void run_attention(const AttentionJob& job);
 
-// How many heads a tile should take so that `rows` tiles of all heads keep the threads busy: all of them, or fewer, in
-// steps that keep a kernel's panels full. Changes no bit.
-std::int64_t heads_per_tile(std::int64_t tiles, std::int64_t heads, int threads);
+// How many heads a tile should take so that `tasks` tiles of all heads keep the threads busy: all of them, or fewer, in
+// steps that keep a kernel's panels full. Without lanes a tile's blocks count as tasks of their own. Changes no bit.
+std::int64_t heads_per_tile(std::int64_t tasks, std::int64_t heads, int threads);
 
 }  // namespace sparsespan

@@ -3,6 +3,7 @@
 #include "attention/checks.h"
 #include "attention/engine.h"
 #include "attention/kv_rows.h"
+#include "core/scratch.h"
 
 namespace sparsespan {
 
@@ -112,7 +113,8 @@ void sparse_mla(const SparseMlaParams& p) {
                    .lse = p.lse,
                    .max_logits = p.max_logits,
                    .threads = p.threads};
-  const std::int64_t take = heads_per_tile(count, heads, p.threads);
+  const std::int64_t blocks = job.lanes ? 1 : std::max<std::int64_t>(1, ceil_div(job.max_keys, kBlockKeys));
+  const std::int64_t take = heads_per_tile(count * blocks, heads, p.threads);
   for (std::int64_t t = 0; t < count; ++t) {
     for (std::int64_t h = 0; h < heads; h += take) {
       job.tiles.push_back({.first = t, .head = h, .heads = std::min(take, heads - h)});

@@ -4,9 +4,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-import sparsespan.reference.attention as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import sparsespan.reference.attention as reference
 from sparsespan.attention import sparse_mla
 from sparsespan.testing import assert_row_invariant, compare_attn, each_isa
 

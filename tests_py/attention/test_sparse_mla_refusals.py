@@ -1,8 +1,10 @@
+# ruff: noqa: E501
 import re
 
 import ml_dtypes
 import numpy as np
 import pytest
+
 from sparsespan.attention import sparse_mla
 
 BF16 = ml_dtypes.bfloat16
