@@ -5,6 +5,7 @@ import json
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sparsespan import cp
 from sparsespan.reference import cp_transfer as reference
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from sparsespan import cp
 
 V32 = {"num_layers": 61, "kv_bytes": 1152, "index_bytes": 256}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from ._ints import int_list
 from ._transfer_plan import KvSide, TransferPlan
 
 __all__ = ["transfer_plan"]
@@ -28,17 +29,6 @@ def _side(op: str, name: str, grid: Any) -> KvSide:
     raise TypeError(
         f"{op}: {name} is a {type(grid).__name__}, needs a KvSide, a rank grid or a mapping like {{'tp': 8}}"
     )
-
-
-def _ints(op: str, name: str, values: Any) -> list[int]:
-    array = np.asarray(values)
-    if array.size == 0:
-        return []
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{op}: {name} has dtype {array.dtype}, needs integers")
-    if array.ndim > 1:
-        raise ValueError(f"{op}: {name} has shape {list(array.shape)}, needs one number for each request")
-    return [int(v) for v in array.reshape(-1)]
 
 
 def transfer_plan(
@@ -114,8 +104,8 @@ def transfer_plan(
     sides = tuple(
         _side(op, name, grid).with_stages(num_layers) for name, grid in (("prefill", prefill), ("decode", decode))
     )
-    rows = _ints(op, "lengths", lengths)
-    had = _ints(op, "present", present)
+    rows = int_list(op, "lengths", lengths)
+    had = int_list(op, "present", present)
     if np.ndim(present) == 0:
         had = had * len(rows)
     layers = range(num_layers) if index_layers is None else index_layers
