@@ -2,7 +2,7 @@ from __future__ import annotations
 import collections.abc
 import numpy
 import typing
-__all__: list[str] = ['CpPlan', 'split_plan', 'transfer_plan', 'transfer_positions', 'transfer_slots']
+__all__: list[str] = ['CpPlan', 'split_plan', 'transfer_plan', 'transfer_positions', 'transfer_slots', 'volume']
 class CpPlan:
     def context_lens(self, rank: typing.SupportsInt | typing.SupportsIndex, length: typing.SupportsInt | typing.SupportsIndex) -> numpy.ndarray:
         ...
@@ -71,4 +71,6 @@ def transfer_plan(prefill: dict, decode: dict, lengths: collections.abc.Sequence
 def transfer_positions(set: typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(8)"]) -> numpy.ndarray:
     ...
 def transfer_slots(set: typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(8)"], source: bool, table: typing.Any, page_size: typing.SupportsInt | typing.SupportsIndex) -> numpy.ndarray:
+    ...
+def volume(scheme: str, model: dict, options: dict) -> list:
     ...
