@@ -123,18 +123,23 @@ void require_int(std::string_view op, std::string_view argument, const Tensor& t
   require_dtype(op, argument, t, {DType::int32, DType::int64});
 }
 
+void require_writable(std::string_view op, std::string_view argument, const Tensor& t,
+                      std::initializer_list<const Tensor*> inputs) {
+  if (!t.writable) refuse_value(op, argument, "is read-only, needs a writable array");
+  for (const Tensor* input : inputs) {
+    if (input->present && overlaps(t, *input)) {
+      refuse_value(op, argument, "shares memory with an input, needs memory of its own");
+    }
+  }
+}
+
 void require_output(std::string_view op, std::string_view argument, const Tensor& out, DType dtype,
                     std::initializer_list<std::int64_t> extents, std::string_view names,
                     std::initializer_list<const Tensor*> inputs) {
   require_dtype(op, argument, out, {dtype});
   require_shape(op, argument, out, extents, names);
-  if (!out.writable) refuse_value(op, argument, "is read-only, needs a writable array");
   require_inner_contiguous(op, argument, out);
-  for (const Tensor* input : inputs) {
-    if (input->present && overlaps(out, *input)) {
-      refuse_value(op, argument, "shares memory with an input, needs memory of its own");
-    }
-  }
+  require_writable(op, argument, out, inputs);
 }
 
 }  // namespace sparsespan

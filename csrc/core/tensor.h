@@ -173,6 +173,9 @@ void require_shape(std::string_view op, std::string_view argument, const Tensor&
 void require_inner_contiguous(std::string_view op, std::string_view argument, const Tensor& t);
 void require_contiguous(std::string_view op, std::string_view argument, const Tensor& t);
 void require_int(std::string_view op, std::string_view argument, const Tensor& t);  // int32 or int64
+// Memory that the op stores into: writable, no byte shared with any input.
+void require_writable(std::string_view op, std::string_view argument, const Tensor& t,
+                      std::initializer_list<const Tensor*> inputs);
 // Output: dtype, exact shape, writable, last axis contiguous, no byte shared with any input.
 void require_output(std::string_view op, std::string_view argument, const Tensor& out, DType dtype,
                     std::initializer_list<std::int64_t> extents, std::string_view names,

@@ -41,6 +41,14 @@ KvLayout parse_kv_layout(std::string_view op, std::string_view argument, std::st
   refuse_value(op, argument, "is \"", name, "\", needs one of ", known);
 }
 
+std::int64_t page_size_of(std::string_view op, std::string_view argument, const Tensor& cache, KvLayout layout) {
+  const KvLayoutInfo& info = layout_info(layout);
+  if (cache.rank == 3 || cache.rank == 4) return cache.shape[1];
+  if (cache.rank == 2 && cache.shape[1] > 0 && cache.shape[1] % info.width == 0) return cache.shape[1] / info.width;
+  refuse_value(op, argument, "has shape ", cache.shape_text(), ", needs [pages, page_size, ", info.width,
+               "] for layout ", info.name);
+}
+
 PagedCache require_paged_cache(std::string_view op, std::string_view argument, const Tensor& cache, KvLayout layout,
                                std::int64_t page_size) {
   const KvLayoutInfo& info = layout_info(layout);

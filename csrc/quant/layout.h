@@ -12,6 +12,14 @@
 //
 // index_132 is only a byte view: a page is page_size * 128 value bytes followed by page_size * 4 scale bytes
 // (DeepGEMM), so a token's 132 bytes do not lie together. Sources: FlashMLA, DeepGEMM, vLLM fp8_ds_mla.
+//
+// What a token decodes to (`decoded`) is part of the layout: fp8_656's latent IS bfloat16(float(e4m3) * scale), as
+// FlashMLA's reader has it; index_132's key is the float32 product.
+//
+// To add one: an enumerator and a row of the table; readers, writers and converters follow the fields. fp8_656_ascend
+// is such a row alone (512 e4m3 at 0 | 64 bf16 at 512 | 4 f32 at 640). fp8_584 (V4) also needs: e8m0 scales in
+// TokenCodec (7 tiles of 64, so tile = latent.count / scale.count as it stands, and one zero byte behind them), a tail
+// field wider than its values, and pages whose bytes are rounded up to a multiple of 576.
 
 #include <array>
 #include <cstddef>
@@ -37,6 +45,7 @@ struct KvField {
   int count;       // elements per token
   int offset;      // bytes from the token's first byte; from its place in the tail block for page_tail fields
   bool page_tail;  // true: stored behind the values of the whole page, token by token
+  constexpr bool is_scale() const { return name == "scale"; }
   constexpr int bytes() const { return count * (dtype == DType::float32 ? 4 : dtype == DType::bfloat16 ? 2 : 1); }
 };
 
@@ -46,6 +55,7 @@ struct KvLayoutInfo {
   DType storage;  // dtype of the cache array
   int width;      // elements of `storage` per token
   int dim;        // values per token after decoding
+  DType decoded;  // dtype of a decoded value
   int num_fields;
   std::array<KvField, 3> fields;
 
@@ -61,6 +71,14 @@ struct KvLayoutInfo {
     return bytes;
   }
   constexpr bool is_index() const { return dim == kIndexDim; }
+  constexpr const KvField* scale_field() const {
+    for (int i = 0; i < num_fields; ++i) {
+      if (fields[i].is_scale()) return &fields[i];
+    }
+    return nullptr;
+  }
+  // Elements that share one scale; 0 where nothing is scaled.
+  constexpr int tile() const { return scale_field() == nullptr ? 0 : fields[0].count / scale_field()->count; }
 };
 
 namespace detail {
@@ -73,6 +91,7 @@ inline constexpr std::array<KvLayoutInfo, kKvLayoutCount> kKvLayouts = {{
      DType::float32,
      kKvDim,
      kKvDim,
+     DType::float32,
      2,
      {{{"latent", DType::float32, 512, 0, false}, {"rope", DType::float32, 64, 2048, false}, kNoField}}},
     {"bf16_576",
@@ -80,6 +99,7 @@ inline constexpr std::array<KvLayoutInfo, kKvLayoutCount> kKvLayouts = {{
      DType::bfloat16,
      kKvDim,
      kKvDim,
+     DType::bfloat16,
      2,
      {{{"latent", DType::bfloat16, 512, 0, false}, {"rope", DType::bfloat16, 64, 1024, false}, kNoField}}},
     {"fp8_656",
@@ -87,6 +107,7 @@ inline constexpr std::array<KvLayoutInfo, kKvLayoutCount> kKvLayouts = {{
      DType::uint8,
      656,
      kKvDim,
+     DType::bfloat16,
      3,
      {{{"latent", DType::float8_e4m3fn, 512, 0, false},
        {"scale", DType::float32, 4, 512, false},
@@ -96,6 +117,7 @@ inline constexpr std::array<KvLayoutInfo, kKvLayoutCount> kKvLayouts = {{
      DType::uint8,
      132,
      kIndexDim,
+     DType::float32,
      2,
      {{{"key", DType::float8_e4m3fn, 128, 0, false}, {"scale", DType::float32, 1, 0, true}, kNoField}}},
     {"index_bf16",
@@ -103,6 +125,7 @@ inline constexpr std::array<KvLayoutInfo, kKvLayoutCount> kKvLayouts = {{
      DType::bfloat16,
      kIndexDim,
      kIndexDim,
+     DType::bfloat16,
      1,
      {{{"key", DType::bfloat16, 128, 0, false}, kNoField, kNoField}}},
     {"index_f32",
@@ -110,6 +133,7 @@ inline constexpr std::array<KvLayoutInfo, kKvLayoutCount> kKvLayouts = {{
      DType::float32,
      kIndexDim,
      kIndexDim,
+     DType::float32,
      1,
      {{{"key", DType::float32, 128, 0, false}, kNoField, kNoField}}},
 }};
@@ -127,6 +151,10 @@ static_assert(layout_info(KvLayout::index_132).token_stride() == 128);
 
 // ValueError listing the known names.
 KvLayout parse_kv_layout(std::string_view op, std::string_view argument, std::string_view name);
+
+// Tokens per page as the shape of `cache` says: axis 1 of [pages, page_size, (1,) width], or axis 1 of
+// [pages, page_size * width] divided by the width. ValueError where neither fits.
+std::int64_t page_size_of(std::string_view op, std::string_view argument, const Tensor& cache, KvLayout layout);
 
 // A paged cache after its checks: a slot is page * page_size + offset.
 struct PagedCache {

@@ -1,0 +1,55 @@
+#include "quant/act_quant.h"
+
+#include "core/parallel.h"
+#include "core/scratch.h"
+#include "quant/rows.h"
+
+namespace sparsespan {
+
+namespace {
+
+constexpr std::string_view kOp = "act_quant";
+constexpr std::int64_t kRowsPerTask = 16;
+
+void validate(const ActQuantParams& p) {
+  require_dtype(kOp, "x", p.x, {DType::float32, DType::bfloat16});
+  require_shape(kOp, "x", p.x, {kAny, kAny}, "[T, N]");
+  require_inner_contiguous(kOp, "x", p.x);
+  if (p.block_size < 1) refuse_value(kOp, "block_size", "is ", p.block_size, ", needs at least 1");
+  const std::int64_t n = p.x.shape[1];
+  if (n % p.block_size != 0) {
+    refuse_value(kOp, "x", "has a last axis of ", n, ", needs a multiple of block_size ", p.block_size,
+                 "; pad it with zeros");
+  }
+  require_output(kOp, "y", p.y, DType::float8_e4m3fn, {p.x.shape[0], n}, "[T, N]", {&p.x});
+  require_output(kOp, "scale", p.scale, DType::float32, {p.x.shape[0], n / p.block_size}, "[T, N / block_size]",
+                 {&p.x, &p.y});
+  if (p.validate == Validate::full) require_finite(kOp, "x", p.x, Tensor{}, p.threads);
+}
+
+}  // namespace
+
+void act_quant(const ActQuantParams& p) {
+  validate(p);
+  const std::int64_t rows = p.x.shape[0];
+  const std::int64_t groups = p.scale.shape[1];
+  if (rows == 0 || groups == 0) return;
+  const auto y = p.y.as<std::uint8_t, 2>();
+  const auto scale = p.scale.as<float, 2>();
+  const std::int64_t tasks = ceil_div(rows, kRowsPerTask);
+  const std::int64_t piece = p.x.dtype == DType::float32 ? 0 : round_up(p.block_size, 16);
+  const Scratch<float> scratch(team_size(tasks, p.threads) * piece);
+  const QuantKernels& kernels = quant_kernels();
+  parallel_for(tasks, p.threads, [&](std::int64_t task, int slot) {
+    float* buffer = piece == 0 ? nullptr : scratch.data() + slot * piece;
+    for (std::int64_t t = task * kRowsPerTask; t < std::min(rows, (task + 1) * kRowsPerTask); ++t) {
+      for (std::int64_t g = 0; g < groups; ++g) {
+        const std::int64_t begin = g * p.block_size;
+        const float* x = load_floats(p.x, t, begin, p.block_size, buffer);
+        scale.row(t)[g] = encode_tile(kernels, p.rule, x, p.block_size, y.row(t) + begin);
+      }
+    }
+  });
+}
+
+}  // namespace sparsespan

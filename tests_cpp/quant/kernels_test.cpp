@@ -1,0 +1,121 @@
+#include "kernels/quant.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "quant/scale.h"
+#include "support.h"
+
+namespace sparsespan {
+namespace {
+
+std::uint8_t encode_one(float x, float scale = 1.0F) {
+  std::uint8_t code = 0;
+  quant_kernels().encode_e4m3(&x, scale, &code, 1);
+  return code;
+}
+
+TEST(QuantKernels, AllCodesRoundTrip) {
+  for (const Isa isa : test::available_isas()) {
+    const test::IsaScope scope(isa);
+    for (int code = 0; code < 256; ++code) {
+      if ((code & 0x7F) == 0x7F) continue;  // NaN
+      const auto byte = static_cast<std::uint8_t>(code);
+      float value = -1.0F;
+      quant_kernels().decode_e4m3(&byte, kE4M3Table.data(), 4.0F, &value, 1);
+      EXPECT_EQ(value, 4.0F * to_float(Float8E4M3{byte}));
+      EXPECT_EQ(encode_one(value, 4.0F), code);
+    }
+  }
+}
+
+TEST(QuantKernels, TiesGoToTheEvenCodeAndNeighboursToTheNearest) {
+  for (int code = 0; code < 0x7E; ++code) {
+    const float low = kE4M3Table[code];
+    const float tie = low + (kE4M3Table[code + 1] - low) / 2;
+    const int even = code % 2 == 0 ? code : code + 1;
+    for (const int sign : {0, 0x80}) {
+      const float s = sign == 0 ? 1.0F : -1.0F;
+      EXPECT_EQ(encode_one(s * tie), even | sign);
+      EXPECT_EQ(encode_one(s * std::nextafter(tie, 0.0F)), code | sign);
+      EXPECT_EQ(encode_one(s * std::nextafter(tie, 1e9F)), (code + 1) | sign);
+    }
+  }
+  EXPECT_EQ(encode_one(-0.0F), 0x80);
+  EXPECT_EQ(encode_one(449.0F), 0x7E);
+  EXPECT_EQ(encode_one(-1e30F), 0xFE);
+}
+
+// The kernel has a rounding of its own because ISA files may not include core/types.h: it must be the same one.
+TEST(QuantKernels, RoundsAsTheCoreTypeDoes) {
+  std::mt19937 engine(11);
+  std::vector<float> x;
+  for (std::uint32_t top = 0; top < 0x7F80; ++top) {  // every exponent, bits around each rounding boundary
+    const auto any = static_cast<std::uint32_t>(engine() & 0xFFFFU);
+    for (const std::uint32_t low : {0x0000U, 0x0001U, 0x7FFFU, 0x8000U, 0x8001U, 0xFFFFU, any}) {
+      x.push_back(std::bit_cast<float>(top << 16 | low));
+      x.push_back(-x.back());
+    }
+  }
+  std::vector<std::uint8_t> codes(x.size());
+  for (const Isa isa : test::available_isas()) {
+    const test::IsaScope scope(isa);
+    quant_kernels().encode_e4m3(x.data(), 1.0F, codes.data(), static_cast<std::int64_t>(x.size()));
+    for (std::size_t i = 0; i < x.size(); ++i) ASSERT_EQ(codes[i], to_float8_e4m3(x[i]).bits) << x[i];
+  }
+}
+
+TEST(QuantKernels, AmaxSeesNanAndInfinity) {
+  const float inf = INFINITY;
+  std::vector<float> x(131, -0.5F);
+  const auto amax = [&] { return quant_kernels().amax_bits(x.data(), static_cast<std::int64_t>(x.size())); };
+  EXPECT_EQ(amax(), std::bit_cast<std::uint32_t>(0.5F));
+  for (const std::size_t at : {0U, 64U, 130U}) {
+    for (const float bad : {inf, -inf, NAN, -NAN}) {
+      x[at] = bad;
+      EXPECT_GE(amax(), 0x7F800000U);
+    }
+    x[at] = 3.0F;
+    EXPECT_EQ(amax(), std::bit_cast<std::uint32_t>(3.0F));
+  }
+  EXPECT_EQ(quant_kernels().amax_bits(x.data(), 0), 0U);
+}
+
+TEST(TileScale, CeilTwoGoesByTheBits) {
+  for (int e = -126; e < 127; ++e) {
+    const float power = std::ldexp(1.0F, e);
+    EXPECT_EQ(ceil2(power), power);
+    EXPECT_EQ(ceil2(std::nextafter(power, 1e38F)), 2.0F * power);
+    EXPECT_EQ(ceil2(std::nextafter(2.0F * power, 0.0F)), 2.0F * power);
+  }
+}
+
+// operators.md 0.5: amax * (1/448) and amax / 448 differ by an ulp for many amax, but never in the power of two.
+TEST(TileScale, MultiplyingAndDividingGiveOnePowerOfTwo) {
+  for (std::uint32_t mantissa = 0; mantissa < (1U << 23); mantissa += 97) {
+    const auto amax = std::bit_cast<float>(0x3F800000U | mantissa);
+    ASSERT_EQ(tile_scale(ScaleRule::official, amax), ceil2(amax / 448.0F));
+  }
+}
+
+TEST(TileScale, AlwaysFiniteAndPositive) {
+  const float smallest = std::numeric_limits<float>::denorm_min();
+  for (const auto rule :
+       {ScaleRule::official, ScaleRule::official_f32, ScaleRule::flashmla, ScaleRule::sglang, ScaleRule::vllm}) {
+    for (const float amax : {0.0F, smallest, 1e-40F, 1e-4F, 1.0F, 3.4028234e38F}) {
+      const float scale = tile_scale(rule, amax);
+      EXPECT_GT(scale, 0.0F);
+      EXPECT_TRUE(std::isfinite(scale));
+    }
+  }
+  EXPECT_EQ(tile_scale(ScaleRule::flashmla, 0.0F), 0x1p-13F);
+  EXPECT_EQ(tile_scale(ScaleRule::official, 0.0F), 0x1p-22F);
+  EXPECT_EQ(tile_scale(ScaleRule::sglang, 896.0F), 2.0F);
+  EXPECT_EQ(tile_scale(ScaleRule::vllm, 0.0F), 0x1p-126F);
+}
+
+}  // namespace
+}  // namespace sparsespan
