@@ -8,7 +8,8 @@ from . import cp
 from . import dlpack
 from . import indexer
 from . import transform
-__all__: list[str] = ['active_isa', 'attention', 'available_isas', 'build_info', 'cp', 'dlpack', 'indexer', 'max_isa', 'num_threads', 'probe', 'set_max_isa', 'set_num_threads', 'set_openmp_hint', 'transform']
+from . import quant
+__all__: list[str] = ['active_isa', 'attention', 'available_isas', 'build_info', 'cp', 'dlpack', 'indexer', 'max_isa', 'num_threads', 'probe', 'quant', 'set_max_isa', 'set_num_threads', 'set_openmp_hint', 'transform']
 def active_isa() -> str:
     ...
 def available_isas() -> list[str]:
