@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from ._dcp import DcpLayout, dcp_layout
+from ._dcp_capacity import DcpCapacity, DcpHeads
+from ._dcp_gather import DcpBlockGather, DcpGatherPlan
+from ._dcp_tables import DcpSpans
 from ._dims import AttentionDims, attention_dims
+from ._grid import RankGrid, rank_grid
 from ._plan import CpPlan
 from ._split import DECODE, PAD, PREFILL, split_plan
 from ._transfer import transfer_plan
@@ -11,22 +16,31 @@ from ._views import CpSegments, NextNRows, StaticBatch
 from ._volume import BreakEven, Volume, VolumeRow, o_proj_break_even, volume
 
 __all__ = [
-    "DECODE",
-    "PAD",
-    "PREFILL",
     "AttentionDims",
     "BreakEven",
     "CpPlan",
     "CpSegments",
+    "DECODE",
+    "DcpBlockGather",
+    "DcpCapacity",
+    "DcpGatherPlan",
+    "DcpHeads",
+    "DcpLayout",
+    "DcpSpans",
     "KvSide",
     "NextNRows",
+    "PAD",
+    "PREFILL",
+    "RankGrid",
     "StaticBatch",
     "Transfer",
     "TransferPlan",
     "Volume",
     "VolumeRow",
     "attention_dims",
+    "dcp_layout",
     "o_proj_break_even",
+    "rank_grid",
     "split_plan",
     "transfer_plan",
     "volume",
