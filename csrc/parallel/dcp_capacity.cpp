@@ -1,8 +1,8 @@
 #include "parallel/dcp_capacity.h"
 
 #include "core/scratch.h"
-#include "parallel/kv_bytes.h"
 #include "parallel/nearest.h"
+#include "quant/layout.h"
 
 namespace sparsespan {
 
@@ -58,9 +58,10 @@ DcpCapacity dcp_capacity(const DcpLayout& layout, const DcpCapacityParams& p) {
 
 std::int64_t kv_bytes_of(std::string_view op, std::string_view argument, const std::string& name, bool index) {
   std::string known;
-  for (const auto& layout : kKvBytes) {
-    if (layout.index != index) continue;
-    if (layout.name == name) return layout.bytes;
+  for (int i = 0; i < kKvLayoutCount; ++i) {
+    const auto& layout = layout_info(static_cast<KvLayout>(i));
+    if (layout.is_index() != index) continue;
+    if (layout.name == name) return layout.bytes_per_token();
     known += detail::join(known.empty() ? "" : ", ", '"', layout.name, '"');
   }
   refuse_value(op, argument, "is \"", name, "\", needs one of ", known, " or bytes per token and layer");

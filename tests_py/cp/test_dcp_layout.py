@@ -169,9 +169,7 @@ def test_refusals_at_construction_b_17():
     for name, sizes in {"interleave": (0, 2, 4), "world_size": (1, 0, 4), "page_size": (1, 2, 0)}.items():
         with pytest.raises(ValueError, match=f"dcp_layout: {name} is 0, needs at least 1"):
             dcp_layout(*sizes)
-    with pytest.raises(
-        ValueError, match=r"page_size is 10, needs a multiple of interleave = 4 .* page_size: 8 or 12"
-    ):
+    with pytest.raises(ValueError, match=r"page_size is 10, needs a multiple of interleave = 4 .* page_size: 8 or 12"):
         dcp_layout(4, 2, 10)
     with pytest.raises(ValueError, match=r"page_size is 4, .* nearest valid page_size: 8, or interleave 1 or 4"):
         dcp_layout(8, 2, 4)

@@ -84,7 +84,7 @@ def test_goldens_3_7_capacity_gain_is_not_n():
 def test_capacity_table_counts_whole_pages():
     n, b, memory = 8, 64, 10**9
     layout = dcp_layout(1, n, b)
-    for kv, kv_bytes in {"bf16_576": 1152, "fp8_656": 656, "f32_576": 2304, "fp8_584": 584, 700: 700}.items():
+    for kv, kv_bytes in {"bf16_576": 1152, "fp8_656": 656, "f32_576": 2304, 700: 700}.items():
         for ik, ik_bytes in {"index_bf16": 256, "index_132": 132, "index_f32": 512, 100: 100, None: 0}.items():
             for index_k, shards in {"replicated": 1, "sharded": 8, 1: 1, 2: 2, 4: 4}.items():
                 c = layout.capacity(memory, kv, ik, index_k)
@@ -112,7 +112,7 @@ def test_goldens_conventions_6_3_bytes_per_token():
 
 
 def test_capacity_reserves_6_3():
-    """Peer bug vllm 47779: 164160 to 553984 tokens at DCP 4 is 3.375 times: reserves that grow are the caller's to name."""
+    """Peer bug vllm 47779: 164160 to 553984 tokens at DCP 4 is 3.375 times: reserves are named by the caller."""
     layout = dcp_layout(1, 4, 64)
     full = layout.capacity(10**9)
     assert layout.capacity(10**9, reserved_bytes=10**9).tokens == 0
@@ -130,9 +130,7 @@ def test_capacity_refusals():
         layout.capacity(1, "bf16_576", "bf16_576")
     with pytest.raises(ValueError, match=r'index_k is "shared", needs "replicated", "sharded" or the number'):
         layout.capacity(1, index_k="shared")
-    with pytest.raises(
-        ValueError, match=r"index_shards is 3, needs a divisor of world_size = 8; nearest .* 2 or 4"
-    ):
+    with pytest.raises(ValueError, match=r"index_shards is 3, needs a divisor of world_size = 8; nearest .* 2 or 4"):
         layout.capacity(1, index_k=3)
     with pytest.raises(ValueError, match=r"index_shards is 0, needs a divisor of world_size = 8; nearest valid: 1"):
         layout.capacity(1, index_k=0)

@@ -91,9 +91,7 @@ def test_bug_page_not_scaled_3_3():
         rows, slots = layout.write_plan(good[0], r)
         np.testing.assert_array_equal(slots // 4, np.array([3, 1])[rows // 8])  # allocator page q is physical page q
     bad = np.concatenate([12 + np.arange(4), 4 + np.arange(4)])[None]
-    with pytest.raises(
-        ValueError, match=r"row 0, column 0 is 12, needs a multiple of 8.*world_size = 4 \* 2"
-    ):
+    with pytest.raises(ValueError, match=r"row 0, column 0 is 12, needs a multiple of 8.*world_size = 4 \* 2"):
         layout.page_table(bad)
     with pytest.raises(ValueError, match=r"row 0, column 4 is 4, needs 12 \(runs of a virtual page\)"):
         layout.page_table(np.concatenate([8 + np.arange(4), 4 + np.arange(4)])[None])
@@ -123,9 +121,7 @@ def test_spans_3_3_b_1_b_2():
     assert spans.draft_rows == 51712 and spans.request_headroom == 512
     last = spans.capacity + 511  # the allocator's page 0 is the dummy, so locations end one virtual page later
     assert dcp_layout(1, 8, 64).local(last) == spans.kv_rows - 1 and last == spans.index_rows - 1
-    with pytest.raises(
-        ValueError, match=r"tokens_per_rank is 100, needs a multiple of page_size = 64.*valid: 64"
-    ):
+    with pytest.raises(ValueError, match=r"tokens_per_rank is 100, needs a multiple of page_size = 64.*valid: 64"):
         dcp_layout(1, 8, 64).spans(100)
 
 

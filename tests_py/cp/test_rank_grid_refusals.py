@@ -30,9 +30,7 @@ def test_native():
     refuses(r"dcp is 3, needs a divisor of tp = 8 .* nearest valid dcp: 2 or 4; nearest valid tp: 6 or 9", tp=8, dcp=3)
     refuses(r"dcp is 16, needs a divisor of tp = 8 .* nearest valid dcp: 8; nearest valid tp: 16", tp=8, dcp=16)
     refuses(r"ep is 6, needs a divisor of dp \* cp \* tp = 16; nearest valid ep: 4 or 8", tp=8, cp=2, ep=6)
-    refuses(
-        r"heads is 128, needs a multiple of attention TP = 12; nearest .*: 8 or 16", tp=12, heads=128
-    )
+    refuses(r"heads is 128, needs a multiple of attention TP = 12; nearest .*: 8 or 16", tp=12, heads=128)
 
 
 def test_sglang():

@@ -137,7 +137,8 @@ class GatherMixin:
         Notes
         -----
         Request s takes ``ceil((start + length) / (N * S)) * S - start // (N * S) * S`` rows on every rank, so that the
-        send buffers have one size and no sizes are exchanged. Reference: :func:`sparsespan.reference.cp_dcp.gather_plan`.
+        send buffers have one size and no sizes are exchanged. Reference:
+        :func:`sparsespan.reference.cp_dcp.gather_plan`.
 
         Examples
         --------

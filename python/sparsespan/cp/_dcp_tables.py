@@ -53,8 +53,11 @@ class TableMixin:
     interleave: int
     world_size: int
     page_size: int
+
     @property
-    def virtual_page_size(self) -> int: ...  # of DcpLayout
+    def virtual_page_size(self) -> int:
+        raise NotImplementedError  # DcpLayout's
+
     _core: Any
 
     def spans(self, tokens_per_rank: int) -> DcpSpans:

@@ -65,7 +65,9 @@ def visible_len(p: int, r: int, s: int, n: int) -> int:
     return local_len(p + 1, r, s, n)
 
 
-def slot_mapping(positions: Sequence[int], table: np.ndarray, requests: Sequence[int], r: int, s: int, n: int, b: int) -> np.ndarray:
+def slot_mapping(
+    positions: Sequence[int], table: np.ndarray, requests: Sequence[int], r: int, s: int, n: int, b: int
+) -> np.ndarray:
     """The block-table arithmetic of vLLM, token by token."""
     slots = []
     for p, request in zip(positions, requests):
@@ -99,7 +101,9 @@ def remap_topk(indices: np.ndarray, r: int, s: int, n: int, topk_length: np.ndar
     return out, lanes, counts
 
 
-def gather_plan(lengths: Sequence[int], starts: Sequence[int], s: int, n: int) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
+def gather_plan(
+    lengths: Sequence[int], starts: Sequence[int], s: int, n: int
+) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
     """Send rows of every rank as (request, local) lists, and the gathered row of each position, by simulation."""
     sends: list[list[tuple[int, int]]] = [[] for _ in range(n)]
     for request, (length, start) in enumerate(zip(lengths, starts)):
