@@ -16,11 +16,13 @@ from ._views import CpSegments, NextNRows, StaticBatch
 from ._volume import BreakEven, Volume, VolumeRow, o_proj_break_even, volume
 
 __all__ = [
+    "DECODE",
+    "PAD",
+    "PREFILL",
     "AttentionDims",
     "BreakEven",
     "CpPlan",
     "CpSegments",
-    "DECODE",
     "DcpBlockGather",
     "DcpCapacity",
     "DcpGatherPlan",
@@ -29,8 +31,6 @@ __all__ = [
     "DcpSpans",
     "KvSide",
     "NextNRows",
-    "PAD",
-    "PREFILL",
     "RankGrid",
     "StaticBatch",
     "Transfer",

@@ -159,8 +159,8 @@ def rank_grid(
     -----
     Rank numbers, slowest axis first: native dp, pp, cp, tp (``world = dp * pp * cp * tp``); vLLM dp, pp, pcp, tp;
     SGLang pp, dp, cp, attn_tp (``world = pp * tp``). Groups: "tp", "dcp", "cp", "pp", "dp", "ep" everywhere;
-    native also "cp_dcp" (all shards of one KV cache when both split it, index ``cp_rank * dcp + dcp_rank``); sglang "attn_tp",
-    "moe_dp", "moe_tp"; vllm_ascend "dsa_cp" (DSA-CP takes the TP group). The order of groups is that of the engines'
+    native also "cp_dcp" (all shards of one KV cache when both split it, index ``cp_rank * dcp + dcp_rank``); sglang
+    "attn_tp", "moe_dp", "moe_tp"; vllm_ascend "dsa_cp" (DSA-CP takes the TP group). The order of groups is that of the engines'
     ``initialize_model_parallel``. Reference: :func:`sparsespan.reference.cp_grid.rank_groups`.
 
     Examples
