@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sparsespan.reference.cp_split as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import sparsespan.reference.cp_split as reference
 from sparsespan.cp import DECODE, PAD, PREFILL, split_plan
 
 SCHEMES = ("zigzag", "zigzag_padded", "ceil_chunk", "interleave", "contiguous", "contiguous_flat", "thd_even")

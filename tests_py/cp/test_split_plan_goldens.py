@@ -4,6 +4,7 @@ worked by hand from their formulas."""
 
 import numpy as np
 import pytest
+
 from sparsespan.cp import split_plan
 
 

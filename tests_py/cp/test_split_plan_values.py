@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+
 from sparsespan.cp import PAD, PREFILL, split_plan
 
 SCHEMES = ("zigzag", "zigzag_padded", "ceil_chunk", "interleave", "contiguous", "contiguous_flat")
