@@ -62,9 +62,11 @@ void require_int32_columns(std::string_view op, std::string_view argument, std::
   }
 }
 
-void set_queries(std::string_view op, const Tensor& q, const Tensor& weights, ScoreProblem& p) {
+void set_queries(std::string_view op, const Tensor& q, const Tensor& weights, bool batched, ScoreProblem& p) {
   require_dtype(op, "q", q, {DType::float8_e4m3fn, DType::bfloat16, DType::float32});
-  if (q.rank != 4) require_shape(op, "q", q, {kAny, kAny, kAny}, "[T, Hi, D]");
+  if (!batched || q.rank != 4) {
+    require_shape(op, "q", q, {kAny, kAny, kAny}, batched ? "[T, Hi, D] or [B, next_n, Hi, D]" : "[T, Hi, D]");
+  }
   require_inner_contiguous(op, "q", q);
   const int head_axis = q.rank - 2;
   p.kernels = &indexer_kernels();

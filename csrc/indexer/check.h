@@ -12,8 +12,8 @@ namespace sparsespan::indexer {
 // Index results are int32: more columns than that cannot be named.
 void require_int32_columns(std::string_view op, std::string_view argument, std::int64_t columns);
 
-// q [T, Hi, D] (or [B, next_n, Hi, D] with T = B * next_n) and weights [T, Hi] into `problem`.
-void set_queries(std::string_view op, const Tensor& q, const Tensor& weights, ScoreProblem& problem);
+// q [T, Hi, D] and weights [T, Hi] into `problem`; `batched` also takes q [B, next_n, Hi, D] with T = B * next_n.
+void set_queries(std::string_view op, const Tensor& q, const Tensor& weights, bool batched, ScoreProblem& problem);
 
 struct RaggedKeys {
   const Tensor& k;        // [S, D]
@@ -29,10 +29,10 @@ struct PagedKeys {
   const Tensor& context_lens;  // [B] or [B, next_n]
   const Tensor& block_table;   // [B, max_blocks]
   std::int64_t page_size;
-  std::int64_t max_context_len;
   std::string_view layout;
 };
-// Keys in a paged cache; a row's window is [0, its length).
-void set_paged_keys(std::string_view op, const PagedKeys& keys, Validate validate, ScoreProblem& problem);
+// Keys in a paged cache; a row's window is [0, its length), and `columns` becomes the longest of them.
+void set_paged_keys(std::string_view op, const PagedKeys& keys, const Tensor& q, Validate validate,
+                    ScoreProblem& problem);
 
 }  // namespace sparsespan::indexer

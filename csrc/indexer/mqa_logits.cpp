@@ -26,7 +26,7 @@ void require_compressed(const MqaLogitsParams& p, const indexer::ScoreProblem& p
 
 indexer::ScoreProblem validate(const MqaLogitsParams& p) {
   indexer::ScoreProblem problem;
-  indexer::set_queries(kOp, p.q, p.weights, problem);
+  indexer::set_queries(kOp, p.q, p.weights, false, problem);
   indexer::set_ragged_keys(kOp, {p.k, p.k_scale, p.ks, p.ke}, p.validate, problem);
   require_compressed(p, problem);
   const bool compressed = p.max_seqlen_k > 0;

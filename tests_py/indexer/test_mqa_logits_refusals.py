@@ -42,8 +42,16 @@ REFUSED = [
     ({"ks": np.zeros(3, F32)}, TypeError, r"ks has dtype float32, needs int32 or int64"),
     ({"ke": np.zeros(3, np.uint8)}, TypeError, r"ke has dtype uint8, needs int32 or int64"),
     ({"q": np.ones((3, 32), F32)}, ValueError, r"q has shape \[3, 32\], needs \[T, Hi, D\]"),
-    ({"q": np.ones((3, 4, 0), F32), "k": np.ones((9, 0), F32)}, ValueError, r"q has shape .* needs at least one head and one dim"),
-    ({"q": np.ones((3, 0, 32), F32), "weights": np.ones((3, 0), F32)}, ValueError, r"q has shape .* needs at least one head"),
+    (
+        {"q": np.ones((3, 4, 0), F32), "k": np.ones((9, 0), F32)},
+        ValueError,
+        r"q has shape .* needs at least one head and one dim",
+    ),
+    (
+        {"q": np.ones((3, 0, 32), F32), "weights": np.ones((3, 0), F32)},
+        ValueError,
+        r"q has shape .* needs at least one head",
+    ),
     ({"k": np.ones((9, 64), F32)}, ValueError, r"k has shape \[9, 64\], needs \[S, D\] = \[\*, 32\]"),
     ({"weights": np.ones((3, 5), F32)}, ValueError, r"weights has shape \[3, 5\], needs \[T, Hi\] = \[3, 4\]"),
     ({"ks": np.zeros(4, np.int32)}, ValueError, r"ks has shape \[4\], needs \[T\] = \[3\]"),

@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from ._attn import compare_attn
 from ._invariance import assert_row_invariant, each_isa
+from ._topk import compare_topk
 
-__all__ = ["assert_row_invariant", "compare_attn", "each_isa"]
+__all__ = ["assert_row_invariant", "compare_attn", "compare_topk", "each_isa"]

@@ -1,0 +1,86 @@
+#pragma once
+
+// Exact choice of the best k: the heart of topk and of select.
+
+#include <atomic>
+#include <cstdint>
+#include <string_view>
+
+#include "core/tensor.h"
+#include "kernels/topk.h"
+
+namespace sparsespan::indexer {
+
+// What NaN inside a window does: refuse the call, or rank below everything.
+enum class NanRule : std::uint8_t { raise, lowest };
+
+// Scored columns in ascending order of column, over memory of the caller. Order of choice: score descending, then
+// column ascending.
+class Candidates {
+ public:
+  // Memory for `capacity` entries as words of 32 bits.
+  static std::int64_t words(std::int64_t capacity) { return 2 * capacity; }
+  Candidates(std::uint32_t* memory, std::int64_t capacity, std::int64_t count = 0)
+      : keys_(memory),
+        columns_(reinterpret_cast<std::int32_t*>(memory + capacity)),
+        capacity_(capacity),
+        count_(count) {}
+
+  std::int64_t count() const { return count_; }
+  std::int64_t room() const { return capacity_ - count_; }
+  const std::int32_t* columns() const { return columns_; }
+  void clear() { count_ = 0; }
+
+  // Takes scores of the columns first, first + 1, ... whose key is at least `floor`; they must fit. Returns the first
+  // NaN column, or -1.
+  std::int64_t collect(const TopkKernels& kernels, const float* scores, std::int64_t n, std::uint32_t floor,
+                       std::int64_t first) {
+    std::int64_t nan = -1;
+    count_ +=
+        kernels.collect(scores, n, floor, static_cast<std::int32_t>(first), keys_ + count_, columns_ + count_, &nan);
+    return nan;
+  }
+  // All of another one's, which lie behind these.
+  void append(const Candidates& other);
+  // Keeps the best k and returns the key of the last of them, 0 when no more than k are there and nothing went.
+  // `floor`: no key here is below it.
+  std::uint32_t shrink(std::int64_t k, std::uint32_t floor = 0);
+  // The best column first.
+  void sort_by_score();
+
+ private:
+  std::uint32_t* keys_;
+  std::int32_t* columns_;
+  std::int64_t capacity_;
+  std::int64_t count_;
+};
+
+// A floor that about k scores pass, or a few more, guessed from a sample: 0 when a guess is not worth it. `sample`
+// holds kSample words.
+inline constexpr std::int64_t kSample = 2048;
+std::uint32_t guess_floor(const TopkKernels& kernels, const float* scores, std::int64_t n, std::int64_t k,
+                          std::uint32_t* sample);
+
+// The NaN with the lowest row, then column, whoever finds it first.
+class NanReport {
+ public:
+  void add(std::int64_t row, std::int64_t column) {
+    const auto found = static_cast<std::uint64_t>(row) << 32 | static_cast<std::uint64_t>(column);
+    std::uint64_t known = first_.load();
+    while (found < known && !first_.compare_exchange_weak(known, found)) {
+    }
+  }
+  // Fills `out` with -1 and refuses when there was one.
+  void refuse_any(std::string_view op, std::string_view argument, const TensorView<std::int32_t, 2>& out) const;
+
+ private:
+  static constexpr std::uint64_t kNone = ~std::uint64_t{0};
+  std::atomic<std::uint64_t> first_{kNone};
+};
+
+// Row of an index output: n columns minus `shift`, then -1.
+void emit_row(const std::int32_t* columns, std::int64_t n, std::int64_t shift, std::int32_t* out, std::int64_t k);
+// The same for the columns begin, begin + 1, ... themselves: a window that is taken whole.
+void emit_whole(std::int64_t begin, std::int64_t n, std::int32_t* out, std::int64_t k);
+
+}  // namespace sparsespan::indexer

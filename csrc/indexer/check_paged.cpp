@@ -1,0 +1,101 @@
+#include <cmath>
+
+#include "indexer/check.h"
+
+namespace sparsespan::indexer {
+
+namespace {
+
+// T = B * next_n rows, request by request.
+std::int64_t rows_per_request(std::string_view op, const Tensor& q, std::int64_t requests, std::int64_t rows) {
+  if (q.rank == 4 && q.shape[0] != requests) {
+    refuse_value(op, "q", "has shape ", q.shape_text(), ", needs [B, next_n, Hi, D] with B = ", requests,
+                 " as in block_table");
+  }
+  if (requests == 0 ? rows != 0 : rows % requests != 0) {
+    refuse_value(op, "q", "has ", rows, " rows, needs a multiple of B = ", requests, " as in block_table");
+  }
+  return requests == 0 ? 0 : rows / requests;
+}
+
+// The lengths that the rows see: one number per request is the length at its last row, each row before sees one less.
+void set_lengths(std::string_view op, const PagedKeys& keys, std::int64_t next_n, ScoreProblem& p) {
+  const Tensor& lens = keys.context_lens;
+  const std::int64_t requests = keys.block_table.shape[0];
+  require_int(op, "context_lens", lens);
+  if (lens.rank == 2) {
+    require_shape(op, "context_lens", lens, {requests, next_n}, "[B, next_n]");
+  } else {
+    require_shape(op, "context_lens", lens, {requests}, "[B] or [B, next_n]");
+  }
+  const std::int64_t capacity = checked_product(op, "block_table", keys.block_table.shape[1], p.keys.cache.page_size);
+  p.windows.resize(p.rows);
+  for (std::int64_t row = 0; row < p.rows; ++row) {
+    const std::int64_t b = row / next_n;
+    const std::int64_t t = row % next_n;
+    const std::int64_t given = lens.rank == 2 ? IntView<2>(lens)(b, t) : IntView<1>(lens)(b);
+    if (given < 0 || given > capacity) {
+      refuse_value(op, "context_lens", "has ", given, " at request ", b, ", needs 0 <= length <= ", capacity,
+                   ", what block_table can name (", keys.block_table.shape[1], " pages of ", p.keys.cache.page_size,
+                   ")");
+    }
+    const std::int64_t length = lens.rank == 2 ? given : std::max<std::int64_t>(0, given - next_n + t + 1);
+    p.windows[row] = {0, length};
+    p.columns = std::max(p.columns, length);
+  }
+}
+
+void require_pages(std::string_view op, const ScoreProblem& p, std::int64_t request, std::int64_t length) {
+  const PagedCache& cache = p.keys.cache;
+  for (std::int64_t block = 0; block < ceil_div(length, cache.page_size); ++block) {
+    const std::int64_t page = p.keys.block_table(request, block);
+    if (page < 0 || page >= cache.pages) {
+      refuse_index(op, "block_table", "has ", page, " at request ", request, ", block ", block,
+                   ", inside the request's length of ", length, "; needs 0 <= page < ", cache.pages);
+    }
+  }
+}
+
+void require_paged_scales(std::string_view op, const ScoreProblem& p, std::int64_t request, std::int64_t length) {
+  for (std::int64_t s = 0; p.keys.scaled() && s < length; ++s) {
+    const float scale = p.keys.scale(request, s);
+    if (!(scale >= 0.0F) || !std::isfinite(scale)) {
+      refuse_value(op, "kv_cache", "has a scale of ", scale, " at request ", request, ", position ", s,
+                   ", needs finite scales that are not negative");
+    }
+  }
+}
+
+}  // namespace
+
+void set_paged_keys(std::string_view op, const PagedKeys& keys, const Tensor& q, Validate validate, ScoreProblem& p) {
+  const KvLayout layout = parse_kv_layout(op, "layout", keys.layout);
+  const KvLayoutInfo& info = layout_info(layout);
+  if (!info.is_index()) {
+    refuse_value(op, "layout", "is \"", keys.layout, "\", needs an index layout: index_132, index_bf16 or index_f32");
+  }
+  if (p.dim != info.dim) refuse_value(op, "q", "has D = ", p.dim, ", needs ", info.dim, " for layout ", info.name);
+  p.keys.paged = true;
+  p.keys.cache = require_paged_cache(op, "kv_cache", keys.kv_cache, layout, keys.page_size);
+  p.keys.type = layout == KvLayout::index_132    ? Narrow::e4m3
+                : layout == KvLayout::index_bf16 ? Narrow::bfloat16
+                                                 : Narrow::float32;
+  require_int(op, "block_table", keys.block_table);
+  require_shape(op, "block_table", keys.block_table, {kAny, kAny}, "[B, max_blocks]");
+  p.keys.block_table = IntView<2>(keys.block_table);
+  const std::int64_t requests = keys.block_table.shape[0];
+  const std::int64_t next_n = rows_per_request(op, q, requests, p.rows);
+  set_lengths(op, keys, next_n, p);
+  require_int32_columns(op, "context_lens", p.columns);
+  for (std::int64_t b = 0; b < requests && next_n > 0; ++b) {
+    std::int64_t longest = 0;
+    for (std::int64_t row = b * next_n; row < (b + 1) * next_n; ++row) longest = std::max(longest, p.windows[row].end);
+    require_pages(op, p, b, longest);
+    if (validate == Validate::full) require_paged_scales(op, p, b, longest);
+    for (std::int64_t row = b * next_n; row < (b + 1) * next_n; row += kGroupRows) {
+      p.groups.push_back({row, std::min((b + 1) * next_n, row + kGroupRows), b});
+    }
+  }
+}
+
+}  // namespace sparsespan::indexer

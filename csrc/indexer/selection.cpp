@@ -1,0 +1,131 @@
+#include "indexer/selection.h"
+
+#include <limits>
+
+#include "core/parallel.h"
+
+namespace sparsespan::indexer {
+
+namespace {
+
+// Tasks = groups x segments of columns. Several segments only where there are few groups: each keeps its own best k,
+// and a second pass merges them.
+struct Segments {
+  std::int64_t count = 1;
+  std::int64_t columns = 0;
+
+  Segments(const ScoreProblem& p, std::int64_t k, int threads) {
+    constexpr std::int64_t kTasksPerThread = 4;
+    const auto groups = static_cast<std::int64_t>(p.groups.size());
+    const std::int64_t team = team_size(std::numeric_limits<int>::max(), threads);
+    const std::int64_t useful = std::max<std::int64_t>(1, p.columns / std::max<std::int64_t>(2048, 2 * k));
+    if (groups > 0 && team > 1) count = std::clamp<std::int64_t>(ceil_div(kTasksPerThread * team, groups), 1, useful);
+    columns = round_up(ceil_div(std::max<std::int64_t>(1, p.columns), count), p.kernels->panel_keys);
+    count = std::max<std::int64_t>(1, ceil_div(p.columns, columns));
+  }
+};
+
+class Selector {
+ public:
+  Selector(const ScoreProblem& problem, const SelectionOutput& output)
+      : p_(problem),
+        o_(output),
+        k_(output.out.shape[1]),
+        groups_(static_cast<std::int64_t>(problem.groups.size())),
+        segments_(problem, k_, output.threads),
+        kept_(std::min(k_, segments_.columns)),
+        capacity_(std::min(2 * k_, segments_.columns) + problem.kernels->panel_keys) {}
+
+  void run() {
+    const std::int64_t tasks = groups_ * segments_.count;
+    const std::int64_t floats = GroupScorer::scratch_size(p_);
+    const std::int64_t words = round_up(kGroupRows * Candidates::words(capacity_), 16);
+    const int team = team_size(tasks, o_.threads);
+    const Scratch<float> staged(team * floats);
+    const Scratch<std::uint32_t> held(team * words);
+    const Scratch<std::uint32_t> survivors(segments_.count == 1 ? 0 : p_.rows * survivor_words());
+    std::vector<std::int64_t> counts(segments_.count == 1 ? 0 : p_.rows * segments_.count);
+    parallel_for(tasks, o_.threads, [&](std::int64_t task, int slot) {
+      // From the last group: with causal windows it has the most to do.
+      const RowGroup& group = p_.groups[groups_ - 1 - task / segments_.count];
+      const std::int64_t segment = task % segments_.count;
+      std::vector<Candidates> best = scan(group, segment, staged.data() + slot * floats, held.data() + slot * words);
+      for (std::int64_t row = group.first; row < group.last; ++row) {
+        Candidates& c = best[row - group.first];
+        c.shrink(k_);
+        if (segments_.count == 1) {
+          emit_row(c.columns(), c.count(), 0, o_.out.row(row), k_);
+        } else {
+          Candidates(survivors.data() + row * survivor_words() + segment * Candidates::words(kept_), kept_).append(c);
+          counts[row * segments_.count + segment] = c.count();
+        }
+      }
+    });
+    if (segments_.count > 1) merge(survivors.data(), counts.data());
+    if (o_.nan == NanRule::raise) nans_.refuse_any(o_.op, "q, k, weights", o_.out);
+  }
+
+ private:
+  std::int64_t survivor_words() const { return segments_.count * Candidates::words(kept_); }
+
+  // The candidates of the group's rows in one segment.
+  std::vector<Candidates> scan(const RowGroup& group, std::int64_t segment, float* staged, std::uint32_t* held) {
+    std::vector<Candidates> best;
+    std::vector<std::uint32_t> floors(group.last - group.first, 0);
+    for (std::int64_t i = 0; i < group.last - group.first; ++i) {
+      best.emplace_back(held + i * Candidates::words(capacity_), capacity_);
+    }
+    const TopkKernels& kernels = topk_kernels();
+    const Window columns = {segment * segments_.columns, std::min(p_.columns, (segment + 1) * segments_.columns)};
+    GroupScorer(p_, staged).run(group, columns, [&](std::int64_t row, const float* scores, Window part) {
+      Candidates& c = best[row - group.first];
+      std::uint32_t& floor = floors[row - group.first];
+      if (c.room() < part.size()) floor = c.shrink(k_) + 1;
+      const std::int64_t nan = c.collect(kernels, scores, part.size(), floor, part.begin);
+      if (nan >= 0) nans_.add(row, nan);
+    });
+    return best;
+  }
+
+  void merge(std::uint32_t* survivors, const std::int64_t* counts) {
+    const std::int64_t room = segments_.count * kept_;
+    const Scratch<std::uint32_t> scratch(team_size(p_.rows, o_.threads) * Candidates::words(room));
+    parallel_for(p_.rows, o_.threads, [&](std::int64_t row, int slot) {
+      Candidates all(scratch.data() + slot * Candidates::words(room), room);
+      for (std::int64_t segment = 0; segment < segments_.count; ++segment) {
+        all.append(Candidates(survivors + row * survivor_words() + segment * Candidates::words(kept_), kept_,
+                              counts[row * segments_.count + segment]));
+      }
+      all.shrink(k_);
+      emit_row(all.columns(), all.count(), 0, o_.out.row(row), k_);
+    });
+  }
+
+  const ScoreProblem& p_;
+  const SelectionOutput& o_;
+  std::int64_t k_;
+  std::int64_t groups_;
+  Segments segments_;
+  std::int64_t kept_;      // candidates of one row that leave a segment, at most
+  std::int64_t capacity_;  // candidates of one row inside a segment, at most
+  NanReport nans_;
+};
+
+}  // namespace
+
+void select_columns(ScoreProblem problem, const SelectionOutput& output) {
+  // A window of up to k columns is taken whole; its scores matter only if a NaN among them has to be refused.
+  const std::int64_t k = output.out.shape[1];
+  std::vector<Window> whole(problem.rows);
+  if (output.nan == NanRule::lowest || output.validate == Validate::trusted) {
+    for (std::int64_t row = 0; row < problem.rows; ++row) {
+      if (problem.windows[row].size() <= k) std::swap(whole[row], problem.windows[row]);
+    }
+  }
+  Selector(problem, output).run();
+  for (std::int64_t row = 0; row < problem.rows; ++row) {
+    if (whole[row].size() > 0) emit_whole(whole[row].begin, whole[row].size(), output.out.row(row), k);
+  }
+}
+
+}  // namespace sparsespan::indexer
