@@ -120,8 +120,8 @@ def paged_mqa_logits(
         By ``layout``; also ``[pages, page_size, 1, width]`` and ``[pages, page_size * width]``. Pages may be padded.
     weights : array [T, Hi], float32
     context_lens : array [B] or [B, next_n], int32 or int64
-        ``[B]``: the length at the request's last row; row ``t`` of ``next_n`` sees ``length - next_n + t + 1`` keys (none
-        when that is negative). ``[B, next_n]``: the keys that each row sees.
+        ``[B]``: the length at the request's last row; row ``t`` of ``next_n`` sees ``length - next_n + t + 1``
+        keys (none when that is negative). ``[B, next_n]``: the keys that each row sees.
     block_table : array [B, max_blocks], int32 or int64
         Page of each block of ``page_size`` positions. Entries past a request's length are never read.
     page_size : int

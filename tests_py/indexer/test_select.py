@@ -76,7 +76,7 @@ def test_long_rows_in_segments(rng, kind, rows):
 
 
 def test_boundary_lengths(rng):
-    """vLLM's ends: 0, 1, 31, ..., around k = 2048; and starts that are not 0."""
+    """Ends as vLLM tests them: 0, 1, 31, ..., around k = 2048; and starts that are not 0."""
     ends = np.array([0, 1, 31, 127, 1024, 2047, 2048, 2049, 2050, 3000])
     q, k, weights, scale = inputs(rng, len(ends), 3400, 2, 32)
     for start in (0, 333):

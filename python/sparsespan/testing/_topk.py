@@ -54,8 +54,8 @@ def _check_scores(row: int, chosen: np.ndarray, window: np.ndarray, rtol: float,
     if off.any():
         rank = int(off.argmax())
         raise AssertionError(
-            f"row {row}: the score of rank {rank} among the chosen is {mine[rank]:.9g}, the best there is {best[rank]:.9g} "
-            f"(rtol {rtol:g}, atol {atol:g})"
+            f"row {row}: the score of rank {rank} among the chosen is {mine[rank]:.9g}, "
+            f"the best there is {best[rank]:.9g} (rtol {rtol:g}, atol {atol:g})"
         )
     last = best[-1]
     taken = np.zeros(len(window), bool)
