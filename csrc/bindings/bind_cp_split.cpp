@@ -107,7 +107,7 @@ void bind_facts(PlanClass& c) {
   c.def("owner", &of_plan<&CpPlan::owner>).def("last_row_owner", &of_plan<&CpPlan::last_row_owner>);
   c.def("last_row_index", &of_plan<&CpPlan::last_row_index>);
   c.def("restore_index", &of_plan<&CpPlan::restore_index>);
-  c.def("padded_len", &CpPlan::padded_len).def("fingerprint", &CpPlan::fingerprint);
+  c.def("nbytes", &CpPlan::nbytes).def("padded_len", &CpPlan::padded_len).def("fingerprint", &CpPlan::fingerprint);
   c.def("k_starts", [](const CpPlan& plan) { return to_array(plan.batch().k_start); });
   c.def("real_lens", [](const CpPlan& plan) { return to_array(plan.batch().real); });
   c.def("split_lens", [](const CpPlan& plan) { return to_array(plan.batch().split_len); });

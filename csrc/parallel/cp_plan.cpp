@@ -16,9 +16,9 @@ constexpr std::array<std::string_view, 7> kSchemeNames = {"zigzag",     "zigzag_
                                                           "contiguous", "contiguous_flat", "thd_even"};
 constexpr std::array<std::string_view, 4> kFlavorNames = {"native", "sglang", "vllm", "vllm_ascend"};
 
-// Codes of local rows: a row of the batch by its id; padding of no request; padding at an offset of a request.
-constexpr std::int64_t kNobody = -1;
-constexpr std::int64_t pad_code(std::int64_t request, std::int64_t offset) { return -2 - ((request << 32) | offset); }
+// A local row is coded as the row of the batch (>= 0), as padding of no request (-1), or as -2 - k: padding number k
+// of those inside requests, counted request by request.
+constexpr std::int32_t kNobody = -1;
 
 // Rows that one rank holds in the end, padding included.
 std::int64_t rank_target(const CpBatch& b, std::int64_t rank, std::int64_t count, std::int64_t longest) {
@@ -51,6 +51,13 @@ class Mixer {
     add(words.size());
     for (const auto w : words) add(static_cast<std::uint64_t>(w));
   }
+  void add(const Scratch<std::int32_t>& words) {  // two at a time
+    const std::int32_t* w = words.data();
+    const std::int64_t n = words.size();
+    const auto bits = [&](std::int64_t i) { return static_cast<std::uint64_t>(static_cast<std::uint32_t>(w[i])); };
+    for (std::int64_t i = 0; i + 1 < n; i += 2) add(bits(i) | bits(i + 1) << 32U);
+    if (n % 2 == 1) add(bits(n - 1));
+  }
   std::uint64_t value() const { return std::rotl(state_ * 0xBF58476D1CE4E5B9ULL, 31); }
 
  private:
@@ -72,9 +79,22 @@ int CpBatch::part_of(std::int64_t request, std::int64_t offset) const {
   return offset < ceil_div(length, n) * world_size ? 0 : 1;
 }
 
-CpPlan::CpPlan(CpBatch batch) : batch_(std::move(batch)) {
+CpPlan::CpPlan(CpBatch batch) : batch_(std::move(batch)), codes_(0), restore_(batch_.rows()) {
+  count_pads();
   place_rows(layout_starts());
-  index_rows();
+  fingerprint_ = mix();
+}
+
+void CpPlan::count_pads() {
+  const bool filled = batch_.scheme == CpScheme::zigzag_padded;
+  const std::int64_t unit = 2 * batch_.world_size;
+  pad_start_.assign(batch_.requests() + 1, 0);
+  for (std::int64_t s = 0; s < batch_.requests(); ++s) {
+    const bool fill = filled && batch_.whole[s] == 0;
+    const std::int64_t end = fill ? round_up(batch_.split_len[s], unit) : batch_.split_len[s];
+    pad_start_[s + 1] = pad_start_[s] + end - batch_.length(s);
+  }
+  if (pad_start_.back() == 0) pad_start_.clear();
 }
 
 // Counts rows per rank and phase and lays the ranks out one behind the other. Returns where each phase starts.
@@ -104,34 +124,36 @@ std::vector<Ints> CpPlan::layout_starts() {
   return cursor;
 }
 
+// The restore index is written with the rows it inverts; rank 0's copy of a replicated row is the one that counts.
 void CpPlan::place_rows(std::vector<Ints> cursor) {
-  codes_.assign(rank_start_.back(), kNobody);
+  const std::int64_t total = rank_start_.back();
+  codes_ = Scratch<std::int32_t>(total);
+  std::int32_t* restore = restore_.data();
   for_each_run(batch_, [&](const CpRun& run) {
-    std::int64_t* out = codes_.data() + cursor[run.phase][run.rank];
-    cursor[run.phase][run.rank] += run.count;
-    const std::int64_t length = batch_.length(run.request);
+    std::int64_t& next = cursor[run.phase][run.rank];
+    std::int32_t* out = codes_.data() + next;
+    const auto gathered = static_cast<std::int32_t>(run.rank * padded_len_ + next - rank_start_[run.rank]);
+    next += run.count;
     const std::int64_t start = batch_.cu[run.request];
-    for (std::int64_t i = 0; i < run.count; ++i) {
-      const std::int64_t offset = run.first + i * run.stride;
-      out[i] = offset < length ? start + offset : pad_code(run.request, offset);
+    const std::int64_t left = batch_.length(run.request) - run.first;
+    const std::int64_t inside = std::clamp<std::int64_t>(ceil_div(left, run.stride), 0, run.count);
+    const bool counts = run.rank == 0 || batch_.whole[run.request] == 0;
+    for (std::int64_t i = 0; i < inside; ++i) {
+      const std::int64_t id = start + run.first + i * run.stride;
+      out[i] = static_cast<std::int32_t>(id);
+      if (counts) restore[id] = gathered + static_cast<std::int32_t>(i);
+    }
+    for (std::int64_t i = inside; i < run.count; ++i) {  // padding is never strided
+      out[i] = static_cast<std::int32_t>(-2 - (pad_start_[run.request] + i - left));
     }
   });
+  // Rows of phase 1 follow those of phase 0; what a rank still lacks is padding of no request.
+  for (std::int64_t r = 0; r < batch_.world_size; ++r) {
+    std::fill(codes_.data() + cursor[1][r], codes_.data() + rank_start_[r + 1], kNobody);
+  }
 }
 
-// Everything that is looked up per row of the batch; rank 0's copy of a replicated row is the one that counts.
-void CpPlan::index_rows() {
-  request_of_row_.resize(batch_.rows());
-  for (std::int64_t s = 0; s < batch_.requests(); ++s) {
-    std::fill(request_of_row_.begin() + batch_.cu[s], request_of_row_.begin() + batch_.cu[s + 1],
-              static_cast<std::int32_t>(s));
-  }
-  restore_.assign(batch_.rows(), -1);
-  for (std::int64_t r = batch_.world_size - 1; r >= 0; --r) {
-    for (std::int64_t i = 0; i < local_rows(r); ++i) {
-      const std::int64_t id = codes_[rank_start_[r] + i];
-      if (id >= 0) restore_[id] = r * padded_len_ + i;
-    }
-  }
+std::uint64_t CpPlan::mix() const {
   Mixer mixer;
   mixer.add(static_cast<std::uint64_t>(batch_.scheme) | static_cast<std::uint64_t>(batch_.flavor) << 8U);
   mixer.add(static_cast<std::uint64_t>(batch_.pad_to));
@@ -142,26 +164,34 @@ void CpPlan::index_rows() {
   for (const auto w : batch_.whole) mixer.add(w);
   mixer.add(rank_start_);
   mixer.add(codes_);
-  fingerprint_ = mixer.value();
+  return mixer.value();
 }
 
-CpRow CpPlan::row(std::int64_t code) const {
+// `hint` is the request of the row before: rows of a rank mostly go up, so the search is seldom needed.
+CpRow CpPlan::row(std::int64_t code, std::int64_t& hint) const {
   if (code == kNobody) return {};
-  if (code < 0) {
-    const std::int64_t packed = -2 - code;
-    return {-1, packed >> 32, packed & 0xFFFFFFFFLL, false};
+  const bool pad = code < 0;
+  const Ints& starts = pad ? pad_start_ : batch_.cu;
+  const std::int64_t at = pad ? -2 - code : code;
+  const auto holds = [&](std::int64_t s) { return s < batch_.requests() && starts[s] <= at && at < starts[s + 1]; };
+  if (!holds(hint)) {
+    const bool next = holds(hint + 1);
+    hint = next ? hint + 1 : std::upper_bound(starts.begin(), starts.end(), at) - starts.begin() - 1;
   }
-  const std::int64_t s = request_of_row_[code];
-  const std::int64_t offset = code - batch_.cu[s];
-  return {code, s, offset, offset < batch_.real[s]};
+  if (pad) return {-1, hint, batch_.length(hint) + at - starts[hint], false};
+  const std::int64_t offset = at - starts[hint];
+  return {code, hint, offset, offset < batch_.real[hint]};
 }
+
+Ints CpPlan::restore_index() const { return {restore_.data(), restore_.data() + restore_.size()}; }
 
 bool CpPlan::operator==(const CpPlan& other) const {
   const CpBatch& a = batch_;
   const CpBatch& b = other.batch_;
   return fingerprint_ == other.fingerprint_ && a.scheme == b.scheme && a.flavor == b.flavor && a.pad_to == b.pad_to &&
          padded_len_ == other.padded_len_ && a.cu == b.cu && a.prefix == b.prefix && a.real == b.real &&
-         a.whole == b.whole && rank_start_ == other.rank_start_ && codes_ == other.codes_;
+         a.whole == b.whole && rank_start_ == other.rank_start_ &&
+         std::equal(codes_.data(), codes_.data() + codes_.size(), other.codes_.data());
 }
 
 bool CpPlan::writes(std::int64_t rank, const CpRow& row) const {
@@ -182,8 +212,9 @@ Ints CpPlan::map_rows(std::int64_t rank, std::int64_t length, F&& f) const {
     refuse_value("CpPlan", "length", "is ", length, ", needs at least the ", count, " local rows of rank ", rank);
   }
   Ints out(length == -1 ? count : length);
-  const std::int64_t* codes = codes_.data() + rank_start_[rank];
-  for (std::int64_t i = 0; i < count; ++i) out[i] = f(row(codes[i]));
+  const std::int32_t* codes = codes_.data() + rank_start_[rank];
+  std::int64_t hint = 0;
+  for (std::int64_t i = 0; i < count; ++i) out[i] = f(row(codes[i], hint));
   std::fill(out.begin() + count, out.end(), f(CpRow{}));
   return out;
 }

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/scratch.h"
 #include "core/tensor.h"
 
 namespace sparsespan {
@@ -93,14 +94,15 @@ class CpPlan {
   std::int64_t padded_len() const { return padded_len_; }
   // Stable across processes and machines; equal plans have equal fingerprints.
   std::uint64_t fingerprint() const { return fingerprint_; }
+  std::int64_t nbytes() const;  // what the plan keeps
   bool operator==(const CpPlan& other) const;
-  const Ints& restore_index() const { return restore_; }  // [T] row of the gathered [N * padded_len] stream
-  Ints counts() const;                                    // [N] local rows, pad rows included
-  Ints real_counts() const;                               // [N]
-  Ints owner() const;                                     // [T] rank whose copy counts
-  Ints decode_requests() const;                           // ascending
-  Ints last_row_owner() const;                            // [B], -1 = the request has no row
-  Ints last_row_index() const;                            // [B] in the gathered stream, -1 likewise
+  Ints restore_index() const;    // [T] row of the gathered [N * padded_len] stream
+  Ints counts() const;           // [N] local rows, pad rows included
+  Ints real_counts() const;      // [N]
+  Ints owner() const;            // [T] rank whose copy counts
+  Ints decode_requests() const;  // ascending
+  Ints last_row_owner() const;   // [B], -1 = the request has no row
+  Ints last_row_index() const;   // [B] in the gathered stream, -1 likewise
   std::vector<double> rank_costs(CpCost cost, std::int64_t topk) const;  // [N]
 
   // Per local row of `rank`, followed by padding up to `length` (-1: none).
@@ -122,27 +124,30 @@ class CpPlan {
  private:
   void check_rank(std::int64_t rank) const;
   std::int64_t local_rows(std::int64_t rank) const { return rank_start_[rank + 1] - rank_start_[rank]; }
-  CpRow row(std::int64_t code) const;
+  CpRow row(std::int64_t code, std::int64_t& hint) const;
   bool writes(std::int64_t rank, const CpRow& row) const;
+  void count_pads();
   std::vector<Ints> layout_starts();
   void place_rows(std::vector<Ints> cursor);
-  void index_rows();
+  std::uint64_t mix() const;
   template <class F>
   Ints map_rows(std::int64_t rank, std::int64_t length, F&& f) const;
   template <class F>
   void each_visible(std::int64_t rank, F&& f) const {  // f(local row, CpRow)
     check_rank(rank);
+    std::int64_t hint = 0;
     for (std::int64_t i = rank_start_[rank]; i < rank_start_[rank + 1]; ++i) {
-      const CpRow found = row(codes_[i]);
+      const CpRow found = row(codes_.data()[i], hint);
       if (found.visible) f(i - rank_start_[rank], found);
     }
   }
 
+  // Four bytes per row of the batch and four per local row: a plan of a million rows stays in the caches' reach.
   CpBatch batch_;
-  Ints rank_start_;                           // [N + 1]
-  Ints codes_;                                // local rows of all ranks: see row()
-  std::vector<std::int32_t> request_of_row_;  // [T]
-  Ints restore_;                              // [T]
+  Ints rank_start_;                // [N + 1]
+  Ints pad_start_;                 // [B + 1] running sum of padding inside requests; empty: there is none
+  Scratch<std::int32_t> codes_;    // local rows of all ranks: see row()
+  Scratch<std::int32_t> restore_;  // [T]
   std::int64_t padded_len_ = 0;
   std::uint64_t fingerprint_ = 0;
 };

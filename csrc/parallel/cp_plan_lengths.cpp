@@ -76,6 +76,13 @@ Ints CpPlan::kept_requests(std::int64_t rank) const {
   return out;
 }
 
+std::int64_t CpPlan::nbytes() const {
+  const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.size() * sizeof(*v.data())); };
+  return bytes(batch_.cu) + bytes(batch_.prefix) + bytes(batch_.kind) + bytes(batch_.real) + bytes(batch_.split_len) +
+         bytes(batch_.whole) + bytes(batch_.k_start) + bytes(rank_start_) + bytes(pad_start_) + bytes(codes_) +
+         bytes(restore_);
+}
+
 Ints CpPlan::counts() const {
   Ints out(batch_.world_size);
   for (std::int64_t r = 0; r < batch_.world_size; ++r) out[r] = local_rows(r);
@@ -91,7 +98,7 @@ Ints CpPlan::real_counts() const {
 }
 
 Ints CpPlan::owner() const {
-  Ints out(restore_);
+  Ints out = restore_index();
   for (auto& row : out) row /= padded_len_;
   return out;
 }
@@ -107,7 +114,7 @@ Ints CpPlan::decode_requests() const {
 Ints CpPlan::last_row_index() const {
   Ints out(batch_.requests(), -1);
   for (std::int64_t s = 0; s < batch_.requests(); ++s) {
-    if (batch_.real[s] > 0) out[s] = restore_[batch_.cu[s] + batch_.real[s] - 1];
+    if (batch_.real[s] > 0) out[s] = restore_.data()[batch_.cu[s] + batch_.real[s] - 1];
   }
   return out;
 }

@@ -105,7 +105,7 @@ def test_plans_are_values():
     assert len({plan.fingerprint, *(o.fingerprint for o in others)}) == 7
     assert plan not in others and plan != "zigzag"
     # Written down: the same in every process and on every machine.
-    assert split_plan("zigzag", [0, 13], None, 4).fingerprint == 0x3202BB400CDC954C
+    assert split_plan("zigzag", [0, 13], None, 4).fingerprint == 0x8142CF5F6FDED72E
     with pytest.raises(ValueError, match="read-only"):
         plan.restore_index[0] = 1
 
@@ -121,3 +121,24 @@ def test_picture():
     assert "N=4 B=3 T=24" in repr(plan)
     long = str(split_plan("contiguous", np.arange(12) * 1000, None, 100))
     assert "and 3 requests more" in long and "+ = a rank above 61" in long
+
+
+def test_memory_follows_the_rows_and_nothing_else():
+    """Four bytes per row and per local row, and a few words per request and rank, even where ranks outnumber rows."""
+    for total, requests, n in ((100_000, 1, 32), (100_000, 1000, 32), (5000, 2500, 1024)):
+        cu = np.linspace(0, total, requests + 1).astype(np.int64)
+        for scheme in ("zigzag", "ceil_chunk", "interleave", "contiguous"):
+            plan = split_plan(scheme, cu, None, n)
+            assert plan.nbytes <= 8 * total + 64 * requests + 16 * n + 1024
+    small = split_plan("zigzag", np.arange(1001) * 100, None, 32).nbytes
+    assert split_plan("zigzag", np.arange(10_001) * 100, None, 32).nbytes == pytest.approx(10 * small, rel=0.01)
+
+
+@pytest.mark.peer
+def test_torch_metadata_goes_in_and_slots_come_back_as_torch():
+    torch = pytest.importorskip("torch")
+    cu, prefix = torch.tensor([0, 13, 20], dtype=torch.int32), torch.tensor([5, 0])
+    plan = split_plan("zigzag", cu, prefix, 4)
+    assert plan == split_plan("zigzag", [0, 13, 20], [5, 0], 4)
+    slots = plan.slot_mapping(torch.arange(20, dtype=torch.int32), 1)
+    assert isinstance(slots, torch.Tensor) and slots.tolist() == plan.rank_rows(1).tolist()

@@ -125,6 +125,11 @@ class CpPlan:
         """64 bits over scheme, batch and every rank's rows: ranks compare it before they exchange data."""
         return self._core.fingerprint()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the plan keeps: 4 per row, 4 per local row, and a few words per request and rank."""
+        return self._core.nbytes()
+
     def rank_costs(self, cost: str = "indexer", topk: int = 2048) -> np.ndarray:
         """[N] float64 work of each rank.
 
@@ -230,6 +235,14 @@ class CpPlan:
 
     def engine_metadata(self, r: int) -> dict[str, Any]:
         """The flavor's engine's own metadata of rank ``r``, under its own names.
+
+        ``sglang`` zigzag and contiguous: the fields of ZigzagContextParallelMetadata (``split_list``, ``zigzag_index``,
+        ``cp_reverse_index``, ``kv_len_prev_list``, ...); interleave: ``bs_idx``, ``q_lens``, ``cache_seqlens``, ...
+        ``vllm`` and ``vllm_ascend`` zigzag_padded: ``pcp_allgather_restore_idx``, ``pcp_unpad_mask``, ``q_head_idx``,
+        ``kv_with_q_head_nomask_idx``, ``head_actual_seq_kv``, ``logits_indices``, ...; ceil_chunk:
+        ``hidden_restore_idx``, ``padded_gather_idx``, ``gathered_kv_write_mask`` and the local request rows.
+        ``vllm_ascend`` contiguous_flat: ``actual_seq_lengths_query``, ``actual_seq_lengths_key``, ``local_start``, ...
+        Lengths count padding where the engine counts it; the plan's own methods never do.
 
         Raises
         ------
