@@ -51,7 +51,7 @@ class Mixer {
     add(words.size());
     for (const auto w : words) add(static_cast<std::uint64_t>(w));
   }
-  void add(const Scratch<std::int32_t>& words) {  // two at a time
+  void add(const PlanBuffer& words) {  // two at a time
     const std::int32_t* w = words.data();
     const std::int64_t n = words.size();
     const auto bits = [&](std::int64_t i) { return static_cast<std::uint64_t>(static_cast<std::uint32_t>(w[i])); };
@@ -79,7 +79,7 @@ int CpBatch::part_of(std::int64_t request, std::int64_t offset) const {
   return offset < ceil_div(length, n) * world_size ? 0 : 1;
 }
 
-CpPlan::CpPlan(CpBatch batch) : batch_(std::move(batch)), codes_(0), restore_(batch_.rows()) {
+CpPlan::CpPlan(CpBatch batch) : batch_(std::move(batch)), restore_(batch_.rows()) {
   count_pads();
   place_rows(layout_starts());
   fingerprint_ = mix();
@@ -127,11 +127,11 @@ std::vector<Ints> CpPlan::layout_starts() {
 // The restore index is written with the rows it inverts; rank 0's copy of a replicated row is the one that counts.
 void CpPlan::place_rows(std::vector<Ints> cursor) {
   const std::int64_t total = rank_start_.back();
-  codes_ = Scratch<std::int32_t>(total);
+  codes_.emplace(total);
   std::int32_t* restore = restore_.data();
   for_each_run(batch_, [&](const CpRun& run) {
     std::int64_t& next = cursor[run.phase][run.rank];
-    std::int32_t* out = codes_.data() + next;
+    std::int32_t* out = codes_->data() + next;
     const auto gathered = static_cast<std::int32_t>(run.rank * padded_len_ + next - rank_start_[run.rank]);
     next += run.count;
     const std::int64_t start = batch_.cu[run.request];
@@ -149,7 +149,7 @@ void CpPlan::place_rows(std::vector<Ints> cursor) {
   });
   // Rows of phase 1 follow those of phase 0; what a rank still lacks is padding of no request.
   for (std::int64_t r = 0; r < batch_.world_size; ++r) {
-    std::fill(codes_.data() + cursor[1][r], codes_.data() + rank_start_[r + 1], kNobody);
+    std::fill(codes_->data() + cursor[1][r], codes_->data() + rank_start_[r + 1], kNobody);
   }
 }
 
@@ -163,7 +163,7 @@ std::uint64_t CpPlan::mix() const {
   mixer.add(batch_.real);
   for (const auto w : batch_.whole) mixer.add(w);
   mixer.add(rank_start_);
-  mixer.add(codes_);
+  mixer.add(*codes_);
   return mixer.value();
 }
 
@@ -191,7 +191,7 @@ bool CpPlan::operator==(const CpPlan& other) const {
   return fingerprint_ == other.fingerprint_ && a.scheme == b.scheme && a.flavor == b.flavor && a.pad_to == b.pad_to &&
          padded_len_ == other.padded_len_ && a.cu == b.cu && a.prefix == b.prefix && a.real == b.real &&
          a.whole == b.whole && rank_start_ == other.rank_start_ &&
-         std::equal(codes_.data(), codes_.data() + codes_.size(), other.codes_.data());
+         std::equal(codes_->data(), codes_->data() + codes_->size(), other.codes_->data());
 }
 
 bool CpPlan::writes(std::int64_t rank, const CpRow& row) const {
@@ -212,7 +212,7 @@ Ints CpPlan::map_rows(std::int64_t rank, std::int64_t length, F&& f) const {
     refuse_value("CpPlan", "length", "is ", length, ", needs at least the ", count, " local rows of rank ", rank);
   }
   Ints out(length == -1 ? count : length);
-  const std::int32_t* codes = codes_.data() + rank_start_[rank];
+  const std::int32_t* codes = codes_->data() + rank_start_[rank];
   std::int64_t hint = 0;
   for (std::int64_t i = 0; i < count; ++i) out[i] = f(row(codes[i], hint));
   std::fill(out.begin() + count, out.end(), f(CpRow{}));

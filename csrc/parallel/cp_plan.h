@@ -7,13 +7,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "core/scratch.h"
 #include "core/tensor.h"
+#include "parallel/plan_buffer.h"
 
 namespace sparsespan {
 
@@ -137,17 +138,17 @@ class CpPlan {
     check_rank(rank);
     std::int64_t hint = 0;
     for (std::int64_t i = rank_start_[rank]; i < rank_start_[rank + 1]; ++i) {
-      const CpRow found = row(codes_.data()[i], hint);
+      const CpRow found = row(codes_->data()[i], hint);
       if (found.visible) f(i - rank_start_[rank], found);
     }
   }
 
   // Four bytes per row of the batch and four per local row: a plan of a million rows stays in the caches' reach.
   CpBatch batch_;
-  Ints rank_start_;                // [N + 1]
-  Ints pad_start_;                 // [B + 1] running sum of padding inside requests; empty: there is none
-  Scratch<std::int32_t> codes_;    // local rows of all ranks: see row()
-  Scratch<std::int32_t> restore_;  // [T]
+  Ints rank_start_;                  // [N + 1]
+  Ints pad_start_;                   // [B + 1] running sum of padding inside requests; empty: there is none
+  std::optional<PlanBuffer> codes_;  // local rows of all ranks: see row()
+  PlanBuffer restore_;               // [T]
   std::int64_t padded_len_ = 0;
   std::uint64_t fingerprint_ = 0;
 };

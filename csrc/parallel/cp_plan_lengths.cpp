@@ -79,7 +79,7 @@ Ints CpPlan::kept_requests(std::int64_t rank) const {
 std::int64_t CpPlan::nbytes() const {
   const auto bytes = [](const auto& v) { return static_cast<std::int64_t>(v.size() * sizeof(*v.data())); };
   return bytes(batch_.cu) + bytes(batch_.prefix) + bytes(batch_.kind) + bytes(batch_.real) + bytes(batch_.split_len) +
-         bytes(batch_.whole) + bytes(batch_.k_start) + bytes(rank_start_) + bytes(pad_start_) + bytes(codes_) +
+         bytes(batch_.whole) + bytes(batch_.k_start) + bytes(rank_start_) + bytes(pad_start_) + bytes(*codes_) +
          bytes(restore_);
 }
 

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <random>
 #include <set>
+#include <thread>
 
 #include "support.h"
 
@@ -97,6 +99,24 @@ TEST(SplitPlan, EqualityAndFingerprint) {
     prints.insert(plan_of(other)->fingerprint());
   }
   EXPECT_EQ(prints.size(), 6U);
+}
+
+TEST(SplitPlan, BuffersOfDroppedPlansAreReusedByManyThreads) {
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong = 0;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([t, &wrong] {
+      for (std::int64_t n = 1; n < 30; ++n) {
+        const std::int64_t rows = 20'000 * n + t;
+        const auto plan = plan_of({"contiguous", {0, rows}, {0}, 4});
+        const Ints restore = plan->restore_index();
+        const Ints counts = plan->counts();
+        if (restore.front() != 0 || restore.back() != 3 * plan->padded_len() + counts[3] - 1) ++wrong;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
 }
 
 TEST(SplitPlan, Refuses) {
