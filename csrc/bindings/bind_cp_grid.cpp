@@ -11,7 +11,7 @@ namespace {
 
 RankGrid make_grid(const std::optional<std::int64_t>& tp, std::int64_t cp, std::int64_t dcp, std::int64_t pp,
                    std::int64_t dp, std::int64_t ep, const std::string& flavor, std::int64_t moe_dp,
-                   const std::string& axis, const std::optional<std::string>& strategy,
+                   std::int64_t attn_cp, const std::string& axis, const std::optional<std::string>& strategy,
                    const std::optional<std::int64_t>& heads, std::int64_t kv_heads, bool sparse) {
   if (tp && *tp == 0) refuse_value("rank_grid", "tp", "is 0, needs at least 1, or None for attention TP = dcp");
   if (heads && *heads == 0) refuse_value("rank_grid", "heads", "is 0, needs at least 1, or None");
@@ -23,6 +23,7 @@ RankGrid make_grid(const std::optional<std::int64_t>& tp, std::int64_t cp, std::
                    .dp = dp,
                    .ep = ep,
                    .moe_dp = moe_dp,
+                   .attn_cp = attn_cp,
                    .dcp_axis = dcp_axis(axis),
                    .strategy = cp_strategy(strategy.value_or("")),
                    .heads = heads.value_or(0),
@@ -63,8 +64,8 @@ void register_cp_grid(py::module_& parent) {
   auto m = parent.def_submodule("cp");
   auto grid = py::class_<RankGrid>(m, "RankGrid");
   grid.def(py::init(&make_grid), py::arg("tp"), py::arg("cp"), py::arg("dcp"), py::arg("pp"), py::arg("dp"),
-           py::arg("ep"), py::arg("flavor"), py::arg("moe_dp"), py::arg("dcp_axis"), py::arg("cp_strategy"),
-           py::arg("heads"), py::arg("kv_heads"), py::arg("sparse"));
+           py::arg("ep"), py::arg("flavor"), py::arg("moe_dp"), py::arg("attn_cp"), py::arg("dcp_axis"),
+           py::arg("cp_strategy"), py::arg("heads"), py::arg("kv_heads"), py::arg("sparse"));
   grid.def_property_readonly("tp", [](const RankGrid& g) { return g.params().tp; });
   grid.def_property_readonly("world_size", &RankGrid::world_size);
   grid.def_property_readonly("attn_tp", &RankGrid::attn_tp);

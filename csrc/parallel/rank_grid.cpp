@@ -96,6 +96,12 @@ std::vector<GridGroups> vllm_groups(const GridParams& p) {
   b.add("pp", p.pp, {dp, outer, dcp, cp, pp});
   b.add("dp", p.dp, {outer, dcp, pp, cp, dp});
   b.add("ep", p.ep, {pp, dp, cp, outer, dcp});
+  if (p.attn_cp > 1) {  // dcp is 1 then, so TP may be cut anew
+    enum { attn_cp = 3, attn_tp };
+    b.axes = {{p.dp, p.pp, p.cp, p.attn_cp, p.tp / p.attn_cp}};
+    b.add("attn_tp", p.tp / p.attn_cp, {dp, pp, cp, attn_cp, attn_tp});
+    b.add("attn_cp", p.attn_cp, {dp, pp, cp, attn_tp, attn_cp});
+  }
   if (p.flavor == GridFlavor::vllm_ascend) b.add("dsa_cp", p.tp, {dp, pp, cp, outer, dcp});
   return std::move(b.groups);
 }
@@ -111,7 +117,10 @@ RankGrid::RankGrid(const GridParams& params) : p_(checked_grid(params)) {
       groups_ = sglang_groups(p_, attn_tp_);
       break;
     case GridFlavor::vllm:
-    case GridFlavor::vllm_ascend: groups_ = vllm_groups(p_); break;
+    case GridFlavor::vllm_ascend:
+      attn_tp_ = p_.tp / p_.attn_cp;
+      groups_ = vllm_groups(p_);
+      break;
   }
   world_ = static_cast<std::int64_t>(groups_.front().ranks.size());
 }
@@ -129,6 +138,7 @@ std::string RankGrid::text() const {
   std::string text = detail::join("rank_grid(tp=", p_.tp, ", cp=", p_.cp, ", dcp=", p_.dcp, ", pp=", p_.pp,
                                   ", dp=", p_.dp, ", ep=", p_.ep, ", flavor='", name_of(p_.flavor), "'");
   if (p_.moe_dp != 1) text += detail::join(", moe_dp=", p_.moe_dp);
+  if (p_.attn_cp != 1) text += detail::join(", attn_cp=", p_.attn_cp);
   if (p_.dcp_axis == DcpAxis::pcp) text += ", dcp_axis='pcp'";
   return text + ")";
 }

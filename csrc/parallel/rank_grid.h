@@ -22,6 +22,7 @@ struct GridParams {
   std::int64_t dp = 1;
   std::int64_t ep = 1;
   std::int64_t moe_dp = 1;                 // sglang only
+  std::int64_t attn_cp = 1;                // vllm only: context parallelism inside TP, beside neither cp nor dcp
   DcpAxis dcp_axis = DcpAxis::tp;          // vllm only: pcp = the DCP group spans PCP first, then TP
   CpStrategy strategy = CpStrategy::none;  // sglang only
   std::int64_t heads = 0;                  // query heads, 0 = not said

@@ -13,8 +13,8 @@ constexpr std::int64_t kMostRanks = 1 << 16;
 
 void require_sizes(const GridParams& p) {
   const std::pair<std::string_view, std::int64_t> sizes[] = {
-      {"cp", p.cp},         {"dcp", p.dcp},          {"pp", p.pp}, {"dp", p.dp}, {"ep", p.ep},
-      {"moe_dp", p.moe_dp}, {"kv_heads", p.kv_heads}};
+      {"cp", p.cp}, {"dcp", p.dcp},       {"pp", p.pp},           {"dp", p.dp},
+      {"ep", p.ep}, {"moe_dp", p.moe_dp}, {"attn_cp", p.attn_cp}, {"kv_heads", p.kv_heads}};
   for (const auto& [name, size] : sizes) {
     if (size < 1) refuse_value(kOp, name, "is ", size, ", needs at least 1");
   }
@@ -118,7 +118,21 @@ void vllm_dcp_rules(const GridParams& p) {
   }
 }
 
+void attn_cp_rules(const GridParams& p) {
+  if (p.attn_cp == 1) return;
+  if (p.cp > 1 || p.dcp > 1) {
+    refuse_value(kOp, "attn_cp", "is ", p.attn_cp, ", needs 1 with cp = ", p.cp, " and dcp = ", p.dcp,
+                 " (vllm: attention CP inside TP cannot be combined with PCP or DCP); or cp 1 and dcp 1");
+  }
+  if (p.tp % p.attn_cp != 0) {
+    refuse_value(kOp, "attn_cp", "is ", p.attn_cp, ", needs a divisor of tp = ", p.tp,
+                 "; nearest valid attn_cp: ", nearest_divisors(p.tp, p.attn_cp),
+                 "; nearest valid tp: ", nearest_multiples(p.tp, p.attn_cp));
+  }
+}
+
 void vllm_rules(const GridParams& p) {
+  attn_cp_rules(p);
   vllm_dcp_rules(p);
   if (p.cp > 1 && p.dp > 1) {
     refuse_value(kOp, "dp", "is ", p.dp, ", needs 1 with cp = ", p.cp,
@@ -129,7 +143,7 @@ void vllm_rules(const GridParams& p) {
     refuse_value(kOp, "ep", "is ", p.ep, ", needs 1 (off) or dp * cp * tp = ", all,
                  " (vllm: expert parallelism takes every rank of a pipeline stage)");
   }
-  heads_divide(p, p.tp);
+  heads_divide(p, p.tp / p.attn_cp);
   gqa_rules(p, name_of(p.flavor));
 }
 
@@ -155,6 +169,10 @@ void refuse_other_flavors_options(const GridParams& p) {
   }
   if (p.flavor != GridFlavor::sglang && p.strategy != CpStrategy::none) {
     refuse_value(kOp, "cp_strategy", "needs flavor \"sglang\", has \"", name_of(p.flavor), '"');
+  }
+  if (p.flavor != GridFlavor::vllm && p.attn_cp != 1) {
+    refuse_value(kOp, "attn_cp", "is ", p.attn_cp, ", needs flavor \"vllm\", has \"", name_of(p.flavor),
+                 "\"; in sglang cp is that axis");
   }
   if (p.flavor != GridFlavor::vllm && p.dcp_axis != DcpAxis::tp) {
     refuse_value(kOp, "dcp_axis", "is \"pcp\", needs flavor \"vllm\", has \"", name_of(p.flavor), '"');

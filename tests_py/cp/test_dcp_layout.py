@@ -189,6 +189,8 @@ def test_refusals_of_the_maps():
         layout.local_len(np.array([3]), 4)
     with pytest.raises(IndexError, match=r"rank is -1, needs 0 to 3"):
         layout.logical(-1, np.array([3]))
+    with pytest.raises(TypeError, match=r"cannot be interpreted as an integer"):
+        layout.logical(None, np.array([3]))
     with pytest.raises(IndexError, match=r"is 2147483647, its position does not fit int32"):
         layout.logical(0, np.array([2**31 - 1], np.int32))
     with pytest.raises(TypeError, match=r"has dtype float64, needs int32 or int64"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import sparsespan.reference.cp_dcp as reference_dcp
 import sparsespan.reference.cp_grid as reference
-from sparsespan.cp import rank_grid
+from sparsespan.cp import KvSide, rank_grid
 
 
 def test_golden_sglang_tp8_cp2():
@@ -71,6 +71,26 @@ def test_golden_vllm_tp4_pcp2_pp2_dcp2():
     assert newer.groups("dcp") == newer.groups("cp") and newer != grid and newer.fingerprint != grid.fingerprint
     whole = rank_grid(tp=4, cp=2, dcp=8, flavor="vllm", dcp_axis="pcp")
     assert whole.groups("dcp") == [[0, 4, 1, 5, 2, 6, 3, 7]]
+
+
+def test_golden_vllm_attention_cp_inside_tp():
+    grid = rank_grid(tp=4, attn_cp=2, flavor="vllm")
+    assert grid.attn_tp == 2 and grid.world_size == 4
+    assert grid.groups("attn_tp") == [[0, 1], [2, 3]] and grid.groups("attn_cp") == [[0, 2], [1, 3]]
+    grid = rank_grid(tp=4, dp=2, pp=2, attn_cp=2, flavor="vllm")
+    assert grid.groups("attn_tp") == [[2 * i, 2 * i + 1] for i in range(8)]
+    assert grid.groups("attn_cp") == [[4 * i + j, 4 * i + j + 2] for i in range(4) for j in range(2)]
+    expected = reference.rank_groups(4, dp=2, pp=2, attn_cp=2, flavor="vllm")
+    assert {name: grid.groups(name) for name in grid.names} == expected
+    assert eval(repr(grid)) == grid != rank_grid(tp=4, dp=2, pp=2, flavor="vllm")
+
+
+def test_a_grid_is_a_side_of_a_transfer_plan():
+    """Prefill 8CP x 2TP to decode 16TP: the plan reads the attention TP, not SGLang's tp."""
+    side = KvSide.of_grid(rank_grid(tp=16, cp=8, flavor="sglang"))
+    assert (side.tp, side.cp, side.pp, side.dcp) == (2, 8, 1, 1)
+    assert KvSide.of_grid(rank_grid(tp=2, cp=8)) == side
+    assert KvSide.of_grid(rank_grid(tp=16, flavor="sglang")).tp == 16
 
 
 def test_golden_vllm_dcp_is_not_multiplied():

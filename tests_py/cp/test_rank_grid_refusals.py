@@ -73,6 +73,16 @@ def test_vllm():
     refuses(r"dcp is 3, needs a divisor of tp = 8", "vllm", tp=8, dcp=3, dcp_axis="pcp")
 
 
+def test_vllm_attention_cp():
+    refuses(r"attn_cp is 3, needs a divisor of tp = 4; nearest valid attn_cp: 2 or 4; .* tp: 3 or 6", "vllm", tp=4,
+            attn_cp=3)  # fmt: skip
+    refuses(r"attn_cp is 2, needs 1 with cp = 2 and dcp = 1 .*cannot be combined", "vllm", tp=4, cp=2, attn_cp=2)
+    refuses(r"attn_cp is 2, needs 1 with cp = 1 and dcp = 2 .*cannot be combined", "vllm", tp=4, dcp=2, attn_cp=2)
+    refuses(r'attn_cp is 2, needs flavor "vllm", has "sglang"; in sglang cp is that axis', "sglang", tp=4, attn_cp=2)
+    refuses(r"heads is 12, needs a multiple of attention TP = 8", "vllm", tp=16, attn_cp=2, heads=12)
+    refuses(r"attn_cp is 0, needs at least 1", "vllm", attn_cp=0)
+
+
 @pytest.mark.parametrize("flavor", ["vllm", "vllm_ascend"])
 def test_grouped_query_attention(flavor):
     more = {"sparse": False} if flavor == "vllm_ascend" else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,7 @@ class DcpLayout(TableMixin, GatherMixin, CapacityMixin):
 
         The inverse of :meth:`owner` and :meth:`local` (the map that peers call ``global``).
         """
-        return self._map(_MAP.logical, local, rank)
+        return self._map(_MAP.logical, local, operator.index(rank))
 
     def local_len(self, lengths: Any, rank: int | None = None) -> Any:
         """How many of the first ``lengths`` positions a rank holds.

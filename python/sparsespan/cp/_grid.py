@@ -27,6 +27,7 @@ class RankGrid:
     ep: int
     flavor: str
     moe_dp: int = 1
+    attn_cp: int = 1
     dcp_axis: str = "tp"
     cp_strategy: str | None = field(default=None, compare=False)
     heads: int | None = field(default=None, compare=False)
@@ -62,7 +63,7 @@ class RankGrid:
 
     @property
     def attn_tp(self) -> int:
-        """Ranks that share the heads of one attention layer: tp, in SGLang tp / dp / cp."""
+        """Ranks that share the heads of one attention layer: tp, in SGLang tp / dp / cp, in vLLM tp / attn_cp."""
         return int(self._core.attn_tp)
 
     @property
@@ -115,6 +116,7 @@ def rank_grid(
     flavor: str = "native",
     *,
     moe_dp: int = 1,
+    attn_cp: int = 1,
     dcp_axis: str = "tp",
     cp_strategy: str | None = None,
     heads: int | None = None,
@@ -137,6 +139,8 @@ def rank_grid(
     flavor : {"native", "sglang", "vllm", "vllm_ascend"}
     moe_dp : int
         SGLang's MoE data parallelism.
+    attn_cp : int
+        vLLM's ``attention_context_parallel_size``: CP inside TP, beside neither PCP nor DCP (newer releases).
     dcp_axis : {"tp", "pcp"}
         vLLM with PCP and DCP: whether DCP groups are chunks of TP, or span PCP first and then TP (newer releases).
     cp_strategy : {"zigzag", "interleave", "contiguous"}, optional
@@ -158,10 +162,12 @@ def rank_grid(
     Notes
     -----
     Rank numbers, slowest axis first: native dp, pp, cp, tp (``world = dp * pp * cp * tp``); vLLM dp, pp, pcp, tp;
-    SGLang pp, dp, cp, attn_tp (``world = pp * tp``). Groups: "tp", "dcp", "cp", "pp", "dp", "ep" everywhere;
-    native also "cp_dcp" (all shards of one KV cache when both split it, index ``cp_rank * dcp + dcp_rank``); sglang
-    "attn_tp", "moe_dp", "moe_tp"; vllm_ascend "dsa_cp" (DSA-CP takes the TP group). The order of groups is that of the engines'
-    ``initialize_model_parallel``. Reference: :func:`sparsespan.reference.cp_grid.rank_groups`.
+    SGLang pp, dp, cp, attn_tp (``world = pp * tp``).
+
+    Groups: "tp", "dcp", "cp", "pp", "dp", "ep" everywhere. Native also "cp_dcp": all shards of one KV cache when both
+    split it, index ``cp_rank * dcp + dcp_rank``. SGLang also "attn_tp", "moe_dp", "moe_tp"; vLLM with ``attn_cp`` also
+    "attn_tp", "attn_cp"; vllm_ascend also "dsa_cp" (DSA-CP takes the TP group). The order of groups is that of the
+    engines' ``initialize_model_parallel``. Reference: :func:`sparsespan.reference.cp_grid.rank_groups`.
 
     Examples
     --------
@@ -178,4 +184,4 @@ def rank_grid(
       dp          4 x 1    [0] [1] [2] [3]
       ep          4 x 1    [0] [1] [2] [3]
     """
-    return RankGrid(tp, cp, dcp, pp, dp, ep, flavor, moe_dp, dcp_axis, cp_strategy, heads, kv_heads, sparse)
+    return RankGrid(tp, cp, dcp, pp, dp, ep, flavor, moe_dp, attn_cp, dcp_axis, cp_strategy, heads, kv_heads, sparse)

@@ -26,8 +26,13 @@ def _native(tp: int, cp: int, dcp: int, pp: int, dp: int, ep: int) -> Groups:
     }
 
 
-def _vllm(tp: int, cp: int, dcp: int, pp: int, dp: int, ep: int, axis: str) -> Groups:
+def _vllm(tp: int, cp: int, dcp: int, pp: int, dp: int, ep: int, axis: str, attn_cp: int) -> Groups:
     ranks = np.arange(dp * pp * cp * tp).reshape(dp, pp, cp, tp)
+    inside = ranks.reshape(dp, pp, cp, attn_cp, tp // attn_cp)
+    attention = {
+        "attn_tp": _lists(inside, tp // attn_cp),
+        "attn_cp": _lists(np.swapaxes(inside, 3, 4), attn_cp),
+    }
     return {
         "tp": _lists(ranks, tp),
         "dcp": _lists(ranks if axis == "tp" else ranks.transpose(0, 1, 3, 2), dcp),
@@ -35,6 +40,7 @@ def _vllm(tp: int, cp: int, dcp: int, pp: int, dp: int, ep: int, axis: str) -> G
         "pp": _lists(np.swapaxes(ranks, 1, 3), pp),
         "dp": _lists(np.swapaxes(ranks, 0, 3), dp),
         "ep": _lists(np.swapaxes(ranks, 0, 1), ep),
+        **(attention if attn_cp > 1 else {}),
     }
 
 
@@ -67,12 +73,12 @@ def _sglang(tp: int, cp: int, dcp: int, pp: int, dp: int, ep: int, moe_dp: int) 
 
 def rank_groups(
     tp: int, cp: int = 1, dcp: int = 1, pp: int = 1, dp: int = 1, ep: int = 1, flavor: str = "native", *,
-    moe_dp: int = 1, dcp_axis: str = "tp",
+    moe_dp: int = 1, attn_cp: int = 1, dcp_axis: str = "tp",
 ) -> Groups:  # fmt: skip
     """Group lists by name, in the order of :attr:`sparsespan.cp.RankGrid.names`. Sizes are taken as valid."""
     if flavor == "native":
         return _native(tp, cp, dcp, pp, dp, ep)
     if flavor == "sglang":
         return _sglang(tp, cp, dcp, pp, dp, ep, moe_dp)
-    groups = _vllm(tp, cp, dcp, pp, dp, ep, dcp_axis)
+    groups = _vllm(tp, cp, dcp, pp, dp, ep, dcp_axis, attn_cp)
     return groups | ({"dsa_cp": groups["tp"]} if flavor == "vllm_ascend" else {})
