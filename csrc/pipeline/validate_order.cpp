@@ -1,0 +1,146 @@
+#include <algorithm>
+
+#include "core/check.h"
+#include "pipeline/validate.h"
+
+namespace sparsespan::pipeline {
+
+namespace {
+
+std::string wants(const Need& n) {
+  constexpr std::string_view kChannel = "FBXT";
+  switch (n.event) {
+    case Event::passed: return detail::join("the forward of micro-batch ", n.microbatch, " on stage ", n.stage);
+    case Event::backed: return detail::join("the backward of micro-batch ", n.microbatch, " on stage ", n.stage);
+    case Event::sampled: return detail::join("the sample of micro-batch ", n.microbatch, " on stage ", n.stage);
+    default: return detail::join(n.stage, "RECV_", kChannel[static_cast<int>(n.event) % 4], n.microbatch);
+  }
+}
+
+void check_indices(const Schedule& s, const Index& index, const Rules& rules) {
+  if (rules.shared_indexer.empty()) return;
+  std::int64_t layers = 0;
+  for (const auto n : rules.stage_layers) layers += n;
+  if (static_cast<std::int64_t>(rules.stage_layers.size()) != s.stages ||
+      layers != static_cast<std::int64_t>(rules.shared_indexer.size())) {
+    refuse_value("validate", "stage_layers", "has ", rules.stage_layers.size(), " stages and ", layers,
+                 " layers, needs the ", s.stages, " stages of the schedule and the ", rules.shared_indexer.size(),
+                 " layers of index_layers");
+  }
+  std::int64_t first = 0;
+  for (std::int64_t stage = 0; stage < s.stages; first += rules.stage_layers[stage++]) {
+    if (rules.stage_layers[stage] == 0 || !rules.shared_indexer[first]) continue;
+    if (stage == 0) refuse_value("validate", "index_layers", "start with a shared layer, nobody computed its indices");
+    if (!index.communicates() || index.rank_of(stage) == index.rank_of(stage - 1)) continue;
+    const std::int64_t r = index.rank_of(stage);
+    for (std::size_t t = 0; t < s.ranks[r].size(); ++t) {
+      for_each_leaf(s.ranks[r][t], [&](const Action& a) {
+        if (is_pass(a.kind) && a.stage == stage && !index.carries_indices(stage, a.microbatch)) {
+          refuse_cell(s, r, static_cast<std::int64_t>(t),
+                      detail::join("stage ", stage, " starts with layer ", first,
+                                   ", which shares the indexer of the layer below, but no ", stage, "RECV_X",
+                                   a.microbatch, " hands the indices over"));
+        }
+      });
+    }
+  }
+}
+
+}  // namespace
+
+void check_order(const Schedule& s, const Index& index, const Rules& rules) {
+  // step + 1 at which an event comes true; 0: never.
+  std::vector<std::int32_t> when(static_cast<std::size_t>(index.slots()), 0);
+  const auto ranks = static_cast<std::int64_t>(s.ranks.size());
+  for (std::int64_t r = 0; r < ranks; ++r) {
+    for (std::size_t t = 0; t < s.ranks[r].size(); ++t) {
+      for_each_leaf(s.ranks[r][t], [&](const Action& a) {
+        for (const Need& made : index.makes(a)) {
+          auto& at = when[index.slot(made)];
+          if (at != 0) refuse_cell(s, r, static_cast<std::int64_t>(t), "stands here for the second time");
+          at = static_cast<std::int32_t>(t) + 1;
+        }
+      });
+    }
+  }
+  for (std::int64_t r = 0; r < ranks; ++r) {
+    for (std::size_t t = 0; t < s.ranks[r].size(); ++t) {
+      const auto step = static_cast<std::int64_t>(t);
+      for_each_leaf(s.ranks[r][t], [&](const Action& a) {
+        for (const Need& n : index.needs(a)) {
+          const std::int64_t at = std::int64_t{when[index.slot(n)]} - 1;
+          const std::int64_t home = index.rank_of(n.stage);
+          if (home == r && at >= 0 && at < step) continue;
+          if (home != r && at >= 0 && !(rules.lockstep && at >= step)) continue;
+          if (is_recv(a.kind) && at < 0) {
+            refuse_cell(s, r, step,
+                        detail::join("receives what nobody sends: ", index.peer_stage(a), "SEND_",
+                                     "FBXT"[channel_of(a.kind)], a.microbatch, " is missing"));
+          }
+          refuse_cell(
+              s, r, step,
+              at < 0 ? detail::join("needs ", wants(n), ", which stands nowhere")
+                     : detail::join("needs ", wants(n), ", which stands ", at == step ? "at the same" : "later, at",
+                                    " step ", at, home == r ? "" : " on rank ", home == r ? "" : std::to_string(home)));
+        }
+      });
+    }
+  }
+  check_indices(s, index, rules);
+}
+
+void check_messages(const Schedule& s, const Index& index, const Rules&) {
+  if (!index.communicates()) return;
+  const auto ranks = static_cast<std::int64_t>(s.ranks.size());
+  // Messages of one rank to another share one channel: the n-th send meets the n-th receive.
+  std::vector<std::int64_t> number(static_cast<std::size_t>(index.slots()), -1);
+  std::vector<std::vector<const Action*>> sends(static_cast<std::size_t>(ranks * ranks));
+  for (std::int64_t r = 0; r < ranks; ++r) {
+    for (std::size_t t = 0; t < s.ranks[r].size(); ++t) {
+      const Action& a = s.ranks[r][t];
+      if (!is_send(a.kind) && !is_recv(a.kind)) continue;
+      const std::int64_t peer = index.rank_of(index.peer_stage(a));
+      if (peer == r) {
+        refuse_cell(s, r, static_cast<std::int64_t>(t),
+                    detail::join("stages ", a.stage, " and ", index.peer_stage(a), " both stand on rank ", r,
+                                 ": there is no message between them"));
+      }
+      if (!is_send(a.kind)) continue;
+      auto& line = sends[r * ranks + peer];
+      number[index.slot(sent(channel_of(a.kind)), a.stage, a.microbatch)] = static_cast<std::int64_t>(line.size());
+      line.push_back(&a);
+    }
+  }
+  std::vector<std::int64_t> taken(sends.size(), 0);
+  for (std::int64_t r = 0; r < ranks; ++r) {
+    for (std::size_t t = 0; t < s.ranks[r].size(); ++t) {
+      const Action& a = s.ranks[r][t];
+      if (!is_recv(a.kind)) continue;
+      const std::int64_t peer = index.rank_of(index.peer_stage(a));
+      const std::int64_t n = number[index.slot(sent(channel_of(a.kind)), index.peer_stage(a), a.microbatch)];
+      auto& next = taken[peer * ranks + r];
+      if (n != next) {
+        const auto& line = sends[peer * ranks + r];
+        refuse_cell(s, r, static_cast<std::int64_t>(t),
+                    detail::join("crossed messages: this is receive ", next, " from rank ", peer, " but send ", n,
+                                 "; send ", next, " is ",
+                                 next < static_cast<std::int64_t>(line.size()) ? to_text(*line[next]) : "missing"));
+      }
+      ++next;
+    }
+  }
+  for (std::int64_t r = 0; r < ranks; ++r) {
+    for (std::size_t t = 0; t < s.ranks[r].size(); ++t) {
+      const Action& a = s.ranks[r][t];
+      if (!is_send(a.kind)) continue;
+      const std::int64_t peer = index.rank_of(index.peer_stage(a));
+      if (number[index.slot(sent(channel_of(a.kind)), a.stage, a.microbatch)] >= taken[r * ranks + peer]) {
+        refuse_cell(s, r, static_cast<std::int64_t>(t),
+                    detail::join("nobody receives it: rank ", peer, " has no ", index.peer_stage(a), "RECV_",
+                                 "FBXT"[channel_of(a.kind)], a.microbatch));
+      }
+    }
+  }
+}
+
+}  // namespace sparsespan::pipeline

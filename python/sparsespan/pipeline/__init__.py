@@ -1,0 +1,58 @@
+"""Pipeline schedules as data: they print, parse, are proved, simulated and drawn. Nothing here communicates.
+
+A schedule is, for each rank, the ordered list of its actions. Generators write compute-only schedules, lowering passes
+add messages and weight traffic, :func:`validate` proves that the result can run and does all its work, and
+:func:`simulate` gives it a time line.
+"""
+
+from __future__ import annotations
+
+from ._check import ScheduleError, validate
+from ._chunking import ChunkCost, chunk_sizes, fit_chunk_cost, split_layers
+from ._draw import chrome_trace, text_timeline, to_svg
+from ._generate import (
+    chunked_prefill,
+    decode_loop,
+    dualpipe_v,
+    gpipe,
+    interleaved,
+    mixed_prefill_decode,
+    one_f_one_b,
+    zero_bubble,
+)
+from ._lower import add_fetch_evict, add_send_recv, merge_backward
+from ._schedule import Action, Schedule
+from ._simulate import Costs, Simulation, Span, simulate
+from ._waves import SmWaves, logit_tiles, sm_waves
+
+__all__ = [
+    "Action",
+    "ChunkCost",
+    "Costs",
+    "Schedule",
+    "ScheduleError",
+    "Simulation",
+    "SmWaves",
+    "Span",
+    "add_fetch_evict",
+    "add_send_recv",
+    "chrome_trace",
+    "chunk_sizes",
+    "chunked_prefill",
+    "decode_loop",
+    "dualpipe_v",
+    "fit_chunk_cost",
+    "gpipe",
+    "interleaved",
+    "logit_tiles",
+    "merge_backward",
+    "mixed_prefill_decode",
+    "one_f_one_b",
+    "simulate",
+    "sm_waves",
+    "split_layers",
+    "text_timeline",
+    "to_svg",
+    "validate",
+    "zero_bubble",
+]
