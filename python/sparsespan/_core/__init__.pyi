@@ -3,10 +3,14 @@ sparsespan's C++ core. Use the documented functions of the sparsespan package.
 """
 from __future__ import annotations
 import typing
+from . import attention
+from . import cp
 from . import dlpack
-from . import pipeline
+from . import indexer
 from . import transform
-__all__: list[str] = ['active_isa', 'available_isas', 'build_info', 'dlpack', 'max_isa', 'num_threads', 'pipeline', 'set_max_isa', 'set_num_threads', 'set_openmp_hint', 'transform']
+from . import pipeline
+from . import quant
+__all__: list[str] = ['active_isa', 'attention', 'available_isas', 'build_info', 'cp', 'dlpack', 'indexer', 'max_isa', 'num_threads', 'pipeline', 'probe', 'quant', 'set_max_isa', 'set_num_threads', 'set_openmp_hint', 'transform']
 def active_isa() -> str:
     ...
 def available_isas() -> list[str]:
@@ -16,6 +20,8 @@ def build_info() -> list[tuple[str, str]]:
 def max_isa() -> str:
     ...
 def num_threads() -> int:
+    ...
+def probe(isa: str, iterations: typing.SupportsInt | typing.SupportsIndex = 1048576, threads: typing.SupportsInt | typing.SupportsIndex = 1) -> float:
     ...
 def set_max_isa(isa: str) -> None:
     ...
