@@ -72,7 +72,7 @@ void set_queries(std::string_view op, const Tensor& q, const Tensor& weights, bo
   p.kernels = &indexer_kernels();
   p.rows = q.shape[0];
   if (q.rank == 4) {
-    if (q.shape[0] > 1 && q.shape[1] > 0 && q.strides[0] != q.shape[1] * q.strides[1]) {
+    if (q.shape[0] > 1 && q.shape[1] > 1 && q.strides[0] != q.shape[1] * q.strides[1]) {
       refuse_value(op, "q", "has leading axes that do not lie one behind the other; make it contiguous first");
     }
     p.rows = checked_product(op, "q", q.shape[0], q.shape[1]);
@@ -85,7 +85,9 @@ void set_queries(std::string_view op, const Tensor& q, const Tensor& weights, bo
   const int bytes = size_of(q.dtype);
   p.q = static_cast<const std::byte*>(q.data);
   p.q_type = narrow_of(q.dtype);
-  p.q_row_bytes = q.strides[head_axis - 1] * bytes;
+  // With one token a request the stride of next_n means nothing (NumPy may give 0): rows are requests then.
+  const int row_axis = q.rank == 4 && q.shape[1] == 1 ? 0 : head_axis - 1;
+  p.q_row_bytes = q.strides[row_axis] * bytes;
   p.q_head_bytes = q.strides[head_axis] * bytes;
   require_dtype(op, "weights", weights, {DType::float32});
   require_shape(op, "weights", weights, {p.rows, p.heads}, "[T, Hi]");
