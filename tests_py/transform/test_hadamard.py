@@ -53,6 +53,18 @@ def test_leading_axes_out_and_empty(rng):
     assert hadamard_transform(np.empty((0, 16), np.float32)).shape == (0, 16)
 
 
+def test_axes_of_one_element_do_not_count(rng):
+    x = rng.standard_normal((5, 16)).astype(np.float32)
+    want = hadamard_transform(x)
+    for view in (x[:, None], x[None], x[None, :, None], x[:, None, None]):
+        np.testing.assert_array_equal(hadamard_transform(view).reshape(5, 16), want)
+    padded = np.zeros((5, 24), np.float32)
+    padded[:, :16] = x
+    np.testing.assert_array_equal(hadamard_transform(padded[:, None, :16])[:, 0], want)
+    with pytest.raises(ValueError, match="leading axes that do not lie one behind the other"):
+        hadamard_transform(np.zeros((3, 4, 24), np.float32)[:, :2, :16])
+
+
 def test_refusals():
     x = np.zeros((4, 16), np.float32)
     with pytest.raises(TypeError, match=r"x has dtype float16, needs float32 or bfloat16"):
