@@ -114,6 +114,31 @@ def test_stages_are_input_or_even():
         (0, 0, 0, 16), (1, 0, 16, 31), (2, 1, 31, 46), (3, 1, 46, 61)]  # fmt: skip
 
 
+def test_rank_grids_of_every_flavor_are_accepted():
+    """SGLang counts cp inside tp; the ranks of the plan are that engine's own ranks."""
+    decode = cp.rank_grid(tp=16, dcp=4)
+    plans = [
+        cp.transfer_plan(prefill, decode, [4096], **V32)
+        for prefill in (cp.rank_grid(tp=2, cp=8), cp.rank_grid(tp=16, cp=8, flavor="sglang"), {"tp": 2, "cp": 8})
+    ]
+    assert plans[0] == plans[1] == plans[2]
+    assert plans[0].decode == cp.KvSide(tp=16, dcp=4).with_stages(61)
+    side = cp.KvSide.of_grid(decode, interleave=64, index_k="replicated")
+    assert (side.dcp, side.interleave, side.index_k) == (4, 64, "replicated")
+    with pytest.raises(ValueError, match=r"grid has dp = 2, needs 1"):
+        cp.transfer_plan(cp.rank_grid(tp=2, dp=2), decode, [1], **V32)
+
+
+def test_chunked_prefill_hands_over_chunk_by_chunk():
+    sides = cp.KvSide(cp=4), cp.KvSide(tp=4, dcp=2)
+    whole = cp.transfer_plan(*sides, [1000], **V32)
+    chunks = [cp.transfer_plan(*sides, [b], present=[a], **V32) for a, b in ((0, 256), (256, 900), (900, 1000))]
+    assert sum(c.received_bytes() for c in chunks).tolist() == whole.received_bytes().tolist()
+    for dst in range(4):
+        seen = [p for c in chunks for i, t in enumerate(c) if t.dst == dst and t.part == "kv" for p in c.positions(i)]
+        assert sorted(seen) == list(range(dst % 2, 1000, 2))
+
+
 def test_a_million_tokens_in_ten_thousand_requests():
     lengths = [105] * 10000
     plan = cp.transfer_plan(cp.KvSide(cp=8, tp=2, page_size=16), cp.KvSide(tp=16, dcp=4, page_size=16), lengths, **V32)

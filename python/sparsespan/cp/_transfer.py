@@ -85,8 +85,9 @@ def transfer_plan(
     from one source that holds it, except the rows below ``present``. Requests are cut at multiples of the least common
     multiple of both sides' virtual pages (``page_size`` times the number of shards), so never inside a page of either
     side, except at ``present`` and at the request's end. Slices go by position in the request's page list, never by
-    page id: pages need not be consecutive. Source of the rules: SGLang's and vllm-ascend's connectors; reference:
-    :func:`sparsespan.reference.cp_transfer.needed_rows`.
+    page id: pages need not be consecutive. For chunked prefill make one plan per chunk: ``lengths`` is the chunk's end
+    and ``present`` the tokens handed over before. Source of the rules: SGLang's and vllm-ascend's connectors;
+    reference: :func:`sparsespan.reference.cp_transfer.needed_rows`.
 
     Examples
     --------

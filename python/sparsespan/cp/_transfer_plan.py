@@ -77,6 +77,10 @@ class KvSide:
             raise ValueError(
                 f"KvSide: grid has dp = {grid.dp}, needs 1: a request lives in one replica; plan each alone"
             )
+        if getattr(grid, "dcp_axis", "tp") != "tp":
+            raise ValueError(
+                f"KvSide: grid has dcp_axis = {grid.dcp_axis!r}, needs 'tp': shards lie inside the tp group"
+            )
         return cls(tp=tp, cp=grid.cp, pp=grid.pp, dcp=grid.dcp, **layout)
 
     @property

@@ -23,13 +23,13 @@ def holds(side: Any, decode: bool, num_layers: int, part: str, rank: int, layer:
     replicated = part == "index" and side.index_k == "replicated"
     dcp_rank = tp_rank % side.dcp
     if decode:
-        return replicated or position // side.interleave % side.dcp == dcp_rank
+        return bool(replicated or position // side.interleave % side.dcp == dcp_rank)
     if side.kv == "full":
         return True
     if side.kv == "layer_split":
         return bool(layer in np.array_split(np.array(layers), side.cp)[cp_rank])
     shard = cp_rank * side.dcp + dcp_rank
-    return replicated or position // side.interleave % (side.cp * side.dcp) == shard
+    return bool(replicated or position // side.interleave % (side.cp * side.dcp) == shard)
 
 
 def needed_rows(plan: Any) -> set[tuple[int, int, str, int, int]]:

@@ -21,7 +21,8 @@ class Ring:
         if src != dst:
             self.sent[src] += array.nbytes
             self.received[dst] += array.nbytes
-        return array.copy()
+        arrived: np.ndarray = array.copy()
+        return arrived
 
     def all_gather(self, parts: list[np.ndarray]) -> list[np.ndarray]:
         """Every rank passes on what it got last, N - 1 times."""
@@ -75,7 +76,7 @@ def split_rows(scheme: str, lengths: list[int], n: int) -> list[list[int]]:
         start += length
         if scheme == "contiguous":
             blocks = [ids[length * r // n : length * (r + 1) // n] for r in range(n)]
-            pairs = [(r,) for r in range(n)]
+            pairs = [[r] for r in range(n)]
         else:
             if scheme == "zigzag_padded":
                 ids += [-1] * (-length % (2 * n))
@@ -83,7 +84,7 @@ def split_rows(scheme: str, lengths: list[int], n: int) -> list[list[int]]:
             blocks = [b.tolist() for b in np.array_split(np.array(ids, int), 2 * n)]  # the first ones one longer
             if scheme == "ceil_chunk":
                 blocks = [ids[k * chunk : (k + 1) * chunk] for k in range(2 * n)]
-            pairs = [(r, 2 * n - 1 - r) for r in range(n)]
+            pairs = [[r, 2 * n - 1 - r] for r in range(n)]
         for r, owned in enumerate(pairs):
             for b in owned:
                 rows[r] += blocks[b]
