@@ -70,7 +70,7 @@ std::uint32_t Candidates::shrink(std::int64_t k, std::uint32_t floor) {
   const Cut cut = above < k ? Cut{floor, k - above} : find_cut(keys_, count_, k);
   std::int64_t ties = cut.ties;
   std::int64_t kept = 0;
-  for (std::int64_t i = 0; i < count_; ++i) {
+  for (std::int64_t i = 0; kept < k; ++i) {  // exactly k are kept
     const std::uint32_t key = keys_[i];
     const bool tie = key == cut.key && ties > 0;
     keys_[kept] = key;

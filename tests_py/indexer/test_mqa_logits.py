@@ -237,3 +237,21 @@ def test_empty():
         np.zeros(3, np.int32),
     )
     assert got.shape == (3, 0)
+
+
+@pytest.mark.peer
+def test_equals_torch(rng):
+    """DeepGEMM's reference written with torch: einsum, relu, weighted sum, mask."""
+    torch = pytest.importorskip("torch")
+    ks, ke, keys = WINDOWS["four"]
+    q, k, weights, scale = inputs(rng, len(ks), keys)
+    tq, tk = (torch.from_numpy(x.view(np.uint8)).view(torch.float8_e4m3fn) for x in (q, k))
+    tw, ts, tks, tke = (torch.from_numpy(x) for x in (weights, scale, ks, ke))
+    dots = torch.einsum("thd,sd->ths", tq.double(), tk.double())
+    scores = torch.einsum("ths,th->ts", torch.relu(dots), tw.double()) * ts
+    column = torch.arange(keys)
+    expected = torch.where((column >= tks[:, None]) & (column < tke[:, None]), scores, -torch.inf)
+    for _ in each_isa():
+        got = mqa_logits(tq, tk, tw, tks, tke, ts)
+        assert isinstance(got, torch.Tensor) and got.dtype == torch.float32
+        agree(got.numpy(), expected.numpy())

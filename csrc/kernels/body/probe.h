@@ -6,9 +6,10 @@
 
 namespace {
 
-// x = x * a + b in as many chains as hide the latency (12 x 0.5 cycle for a separate multiply and add, 6 cycles on
-// current cores; 24 for a fused one) and fit the registers. The values settle at 1: no subnormal, no overflow.
-constexpr int kProbeChains = Vec::kLanes == 16 ? 24 : 12;
+// x = x * a + b in as many chains as hide the latency (a separate multiply and add: 12 x 0.5 cycle against 6 on current
+// cores; a fused one needs 8 at most), few enough that the compiler unrolls them into registers. The values settle at
+// 1: no subnormal, no overflow.
+constexpr int kProbeChains = 12;
 
 float probe_multiply_add(int64_t iterations) noexcept {
   const Vec::Float a = Vec::broadcast(0.5F);
