@@ -35,6 +35,19 @@ DType dtype_of_array(const py::array& array) {
   return DType::other;
 }
 
+// What a pointer to the elements cannot show: swapped bytes would be read as other numbers, and a misaligned address is
+// no address of a float.
+void require_plain_memory(std::string_view op, std::string_view argument, const py::array& array) {
+  const char order = array.dtype().byteorder();
+  if (order != '=' && order != '|') {
+    refuse_type(op, argument, "has elements in the other byte order ('", std::string(1, order),
+                "'), needs native ones: array.astype(array.dtype.newbyteorder(\"=\"))");
+  }
+  if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) {
+    refuse_value(op, argument, "starts at an address that is no multiple of its element size; copy it first");
+  }
+}
+
 }  // namespace
 
 py::dtype numpy_dtype(DType dtype) {
@@ -54,6 +67,7 @@ Tensor view(std::string_view op, std::string_view argument, const py::object& ob
   if (array.ndim() > Tensor::kMaxRank) {
     refuse_value(op, argument, "has ", array.ndim(), " axes, needs at most ", Tensor::kMaxRank);
   }
+  require_plain_memory(op, argument, array);
   t.present = true;
   t.data = const_cast<void*>(array.data());
   t.dtype = dtype_of_array(array);

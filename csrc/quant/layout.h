@@ -71,14 +71,15 @@ struct KvLayoutInfo {
     return bytes;
   }
   constexpr bool is_index() const { return dim == kIndexDim; }
-  constexpr const KvField* scale_field() const {
+  constexpr int scale_index() const {
     for (int i = 0; i < num_fields; ++i) {
-      if (fields[i].is_scale()) return &fields[i];
+      if (fields[i].is_scale()) return i;
     }
-    return nullptr;
+    return -1;
   }
+  constexpr const KvField* scale_field() const { return scale_index() < 0 ? nullptr : &fields[scale_index()]; }
   // Elements that share one scale; 0 where nothing is scaled.
-  constexpr int tile() const { return scale_field() == nullptr ? 0 : fields[0].count / scale_field()->count; }
+  constexpr int tile() const { return scale_index() < 0 ? 0 : fields[0].count / fields[scale_index()].count; }
 };
 
 namespace detail {

@@ -133,7 +133,8 @@ def gather_indexer_k(
     (array([512., 640.,   0., 256.], dtype=float32), None)
     """
     function = _core.quant.gather_indexer_k
-    return call(function, cache, block_table, cu_seq_lens, layout, page_size, out, threads, validate)
+    k, scale = call(function, cache, block_table, cu_seq_lens, layout, page_size, out, threads, validate)
+    return k, scale
 
 
 def convert_kv(

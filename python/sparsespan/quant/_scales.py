@@ -69,7 +69,8 @@ def act_quant(
     >>> y.astype(np.float32), scale
     (array([[ 64., 128., 192., 256.]], dtype=float32), array([[0.015625]], dtype=float32))
     """
-    return call(_core.quant.act_quant, x, block_size, scale_fmt, out, threads, validate)
+    y, scale = call(_core.quant.act_quant, x, block_size, scale_fmt, out, threads, validate)
+    return y, scale
 
 
 def weight_dequant(

@@ -49,30 +49,35 @@ def round_e4m3(x: np.ndarray) -> np.ndarray:
     to_low, to_high = magnitude - _VALUES[low], _VALUES[high] - magnitude
     code = np.where((to_high < to_low) | ((to_high == to_low) & (low % 2 == 1)), high, low)
     code = np.where(np.isnan(x), 0x7F, code)
-    return (code + 128 * np.signbit(x)).astype(np.uint8).view(E4M3)
+    result: np.ndarray = (code + 128 * np.signbit(x)).astype(np.uint8).view(E4M3)
+    return result
 
 
 def _ceil2(x: np.ndarray) -> np.ndarray:
     """Smallest power of two >= x, by splitting x exactly."""
     mantissa, exponent = np.frexp(x)  # x = mantissa * 2**exponent, 0.5 <= mantissa < 1
-    return np.ldexp(F32(1), exponent - (mantissa == 0.5)).astype(F32)
+    result: np.ndarray = np.ldexp(F32(1), exponent - (mantissa == 0.5)).astype(F32)
+    return result
 
 
 def tile_scale(amax: np.ndarray, rule: str) -> np.ndarray:
     """Scale of a tile from its largest magnitude: the four rules of the writers, and ``"official_f32"``."""
     amax = np.asarray(amax, F32)
     smallest = np.finfo(F32).tiny
-    if rule in ("official", "official_f32"):
-        t = np.maximum(amax, F32(1e-4)) * F32(1 / 448)
-        return _ceil2(t) if rule == "official" else t
-    if rule == "flashmla":
-        return _ceil2(np.maximum(amax / F32(448), F32(1e-4)))
-    if rule == "sglang":
-        t = amax / F32(448)
-        return np.where(t == 0, smallest, t)
-    if rule == "vllm":
-        return np.maximum(amax / F32(448), smallest)
-    raise ValueError(f"tile_scale: rule is {rule!r}")
+    scale: np.ndarray
+    if rule == "official":
+        scale = _ceil2(np.maximum(amax, F32(1e-4)) * F32(1 / 448))
+    elif rule == "official_f32":
+        scale = np.maximum(amax, F32(1e-4)) * F32(1 / 448)
+    elif rule == "flashmla":
+        scale = _ceil2(np.maximum(amax / F32(448), F32(1e-4)))
+    elif rule == "sglang":
+        scale = np.where(amax / F32(448) == 0, smallest, amax / F32(448))
+    elif rule == "vllm":
+        scale = np.maximum(amax / F32(448), smallest)
+    else:
+        raise ValueError(f"tile_scale: rule is {rule!r}")
+    return scale
 
 
 def _quantize(x: np.ndarray, tile: int, rule: str) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +101,8 @@ def weight_dequant(w: np.ndarray, scale_inv: np.ndarray, block: int = 128, dtype
     """Each block of ``w`` times its scale, in float32, rounded once."""
     rows, columns = np.arange(w.shape[0]) // block, np.arange(w.shape[1]) // block
     scale = np.asarray(scale_inv).astype(F32)[rows[:, None], columns[None, :]]
-    return (w.astype(F32) * scale).astype(dtype)
+    result: np.ndarray = (w.astype(F32) * scale).astype(dtype)
+    return result
 
 
 def _place(cache: np.ndarray, slot: int, layout: KvLayout, page_size: int, field: KvField) -> np.ndarray:
@@ -107,7 +113,8 @@ def _place(cache: np.ndarray, slot: int, layout: KvLayout, page_size: int, field
         start = page_size * layout.token_stride + offset * field.nbytes
     else:
         start = offset * layout.token_stride + field.offset
-    return page_bytes[start : start + field.nbytes]
+    place: np.ndarray = page_bytes[start : start + field.nbytes]
+    return place
 
 
 def _write(cache: np.ndarray, slot: int, layout: KvLayout, page_size: int, values: np.ndarray, rule: str) -> None:
