@@ -14,6 +14,15 @@ void require_heads(std::string_view op, std::string_view argument, const Tensor&
   require_inner_contiguous(op, argument, t);
 }
 
+std::int64_t require_queries(std::string_view op, const Tensor& q, const Tensor& q_pe) {
+  require_heads(op, q_pe ? "q[0]" : "q", q, "[T, H, Dqk]");
+  if (!q_pe) return q.shape[2];
+  require_heads(op, "q[1]", q_pe, "[T, H, Dpe]");
+  require_dtype(op, "q[1]", q_pe, {q.dtype});
+  require_shape(op, "q[1]", q_pe, {q.shape[0], q.shape[1], kAny}, "[T, H, Dpe]");
+  return q.shape[2] + q_pe.shape[2];
+}
+
 void require_scale(std::string_view op, float sm_scale) {
   if (!std::isfinite(sm_scale)) refuse_value(op, "sm_scale", "is ", sm_scale, ", needs a finite number");
 }

@@ -2,6 +2,7 @@
 
 #include "attention/checks.h"
 #include "attention/engine.h"
+#include "attention/index_lists.h"
 #include "attention/kv_rows.h"
 #include "core/scratch.h"
 
@@ -12,31 +13,11 @@ namespace {
 constexpr std::string_view kOp = "sparse_mla";
 constexpr std::int64_t kPrefetchRows = 4;
 
-// A row's valid indices, compacted; with lanes sorted by lane, the order within a lane kept.
-class SparseKeys final : public KeySource {
+class ListedRows final : public KeySource {
  public:
-  SparseKeys(const KvRows& rows, const Tensor& indices, const Tensor& topk_length, const Tensor& lane_of)
-      : rows_(rows),
-        indices_(indices),
-        length_(topk_length),
-        lanes_(lane_of),
-        has_length_(topk_length.present),
-        has_lanes_(lane_of.present) {}
+  ListedRows(const KvRows& rows, const IndexLists& lists) : rows_(rows), lists_(lists) {}
 
-  void open(const Tile& tile, TileKeys& keys) const override {
-    const std::int64_t t = tile.first;
-    const std::int64_t columns = has_length_ ? length_(t) : indices_.shape[1];
-    keys.count = 0;
-    for (int lane = 0; lane < (has_lanes_ ? kDcpLanes : 1); ++lane) {
-      keys.lane_begin[lane] = keys.count;
-      for (std::int64_t j = 0; j < columns; ++j) {
-        const std::int64_t index = indices_(t, j);
-        if (index != -1 && (!has_lanes_ || lanes_(t, j) == lane)) keys.list[keys.count++] = index;
-      }
-    }
-    keys.lane_begin[kDcpLanes] = keys.count;
-    keys.limits[0] = keys.count;
-  }
+  void open(const Tile& tile, TileKeys& keys) const override { lists_.compact(tile.first, keys); }
 
   void stage(const Tile&, const TileKeys& keys, std::int64_t first, std::int64_t n, float* k, std::int64_t k_stride,
              float*, std::int64_t) const override {
@@ -48,21 +29,8 @@ class SparseKeys final : public KeySource {
 
  private:
   const KvRows& rows_;
-  IntView<2> indices_;
-  IntView<1> length_;
-  IntView<2> lanes_;
-  bool has_length_;
-  bool has_lanes_;
+  const IndexLists& lists_;
 };
-
-std::int64_t query_dim(const SparseMlaParams& p) {
-  require_heads(kOp, p.q_pe ? "q[0]" : "q", p.q, "[T, H, Dqk]");
-  if (!p.q_pe) return p.q.shape[2];
-  require_heads(kOp, "q[1]", p.q_pe, "[T, H, Dpe]");
-  require_dtype(kOp, "q[1]", p.q_pe, {p.q.dtype});
-  require_shape(kOp, "q[1]", p.q_pe, {p.q.shape[0], p.q.shape[1], kAny}, "[T, H, Dpe]");
-  return p.q.shape[2] + p.q_pe.shape[2];
-}
 
 void validate(const SparseMlaParams& p, const Tensor& indices, const KvRows& rows, std::int64_t dim) {
   const std::int64_t count = p.q.shape[0];
@@ -86,7 +54,7 @@ void validate(const SparseMlaParams& p, const Tensor& indices, const KvRows& row
 }  // namespace
 
 void sparse_mla(const SparseMlaParams& p) {
-  const std::int64_t dim = query_dim(p);
+  const std::int64_t dim = require_queries(kOp, p.q, p.q_pe);
   const KvRows rows(kOp, "kv", p.kv, p.layout, p.page_size, dim);
   const Tensor indices = squeeze_head_axis(kOp, "indices", p.indices);
   const Tensor lane_of = squeeze_head_axis(kOp, "lane_of", p.lane_of);
@@ -96,7 +64,8 @@ void sparse_mla(const SparseMlaParams& p) {
   const std::int64_t count = p.q.shape[0];
   const std::int64_t heads = p.q.shape[1];
   if (heads == 0) return;
-  const SparseKeys source(rows, indices, p.topk_length, lane_of);
+  const IndexLists lists(indices, p.topk_length, lane_of);
+  const ListedRows source(rows, lists);
   AttentionJob job{.q = p.q,
                    .q_pe = p.q_pe,
                    .dim = dim,

@@ -219,6 +219,19 @@ def test_heads_are_independent(rng):
                 assert_same_bits(got, tuple(w[:, heads] for w in want))
 
 
+@pytest.mark.parametrize("topk", [257, 1025, 2816])
+def test_few_rows_share_blocks_among_threads_bitwise(rng, topk):
+    """One or two rows: their blocks, cut into chunks by the number of threads, meet in the same tree."""
+    q, kv, indices = flashmla_rows(rng, 2, 10, 3000, topk, dtype=np.float32, fill=1.0)
+    indices[1, topk // 2 :] = -1  # a shorter row beside it
+    for _ in each_isa():
+        want = sparse_mla(q, kv, indices, 0.1, threads=1)
+        for threads in (2, 3, 4, 7, 16):
+            assert_same_bits(sparse_mla(q, kv, indices, 0.1, threads=threads), want)
+            one = sparse_mla(q[1:], kv, indices[1:], 0.1, threads=threads)
+            assert_same_bits(one, tuple(w[1:] for w in want))
+
+
 @pytest.mark.peer
 @pytest.mark.parametrize("dtype", [BF16, np.float32])
 def test_torch_writes_the_same_formula(rng, dtype):

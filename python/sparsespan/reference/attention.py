@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["sparse_mla"]
+__all__ = ["dense_mla", "merge_states", "mha", "sparse_mha", "sparse_mla"]
 
 F64 = np.float64
 
@@ -50,3 +50,76 @@ def sparse_mla(
         keys = np.asarray(kv[used[used != -1]], F64)
         out[t], lse[t], top[t] = _softmax_rows(sm_scale * (q[t] @ keys.T), keys[:, :d_v])
     return _with_sink(out, lse, attn_sink), lse, top
+
+
+def dense_mla(
+    q: np.ndarray,
+    kv_cache: np.ndarray,
+    row_to_request: np.ndarray,
+    context_lens: np.ndarray,
+    block_table: np.ndarray,
+    page_size: int,
+    sm_scale: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row i of a request's n sees positions below ``L - n + i + 1``; ``kv_cache`` decoded: [pages, page_size, 576]."""
+    indices = np.full((len(q), max(1, int(np.max(context_lens, initial=0)))), -1, np.int64)
+    for b, length in enumerate(context_lens):
+        rows = np.flatnonzero(np.asarray(row_to_request) == b)
+        position = np.arange(length)
+        slot = np.asarray(block_table, np.int64)[b, position // page_size] * page_size + position % page_size
+        for i, t in enumerate(rows):
+            seen = max(0, length - len(rows) + i + 1)
+            indices[t, :seen] = slot[:seen]
+    return sparse_mla(q, np.asarray(kv_cache).reshape(-1, q.shape[-1]), indices, sm_scale)[:2]
+
+
+def _expanded(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, keys: list[np.ndarray], sm_scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row t attends to rows ``keys[t]`` of k and v; query head h uses key head h // (H // Hk)."""
+    q, k, v = (np.asarray(x, F64) for x in (q, k, v))
+    rows, heads = q.shape[:2]
+    head = np.arange(heads) // max(1, heads // max(1, k.shape[1]))
+    out, lse = np.zeros((rows, heads, v.shape[2])), np.zeros((rows, heads))
+    for t in range(rows):
+        ks, vs = k[keys[t]][:, head], v[keys[t]][:, head]
+        out[t], lse[t], _ = _softmax_rows(sm_scale * np.einsum("hd,nhd->hn", q[t], ks), vs.transpose(1, 0, 2))
+    return out, lse
+
+
+def mha(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, cu_q: np.ndarray, cu_k: np.ndarray, sm_scale: float,
+    causal: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Ragged multi-head attention; causal: row i of n sees the first ``L - n + i + 1`` of its request's L keys."""
+    keys = []
+    for b in range(len(cu_q) - 1):
+        rows, length = int(cu_q[b + 1] - cu_q[b]), int(cu_k[b + 1] - cu_k[b])
+        for i in range(rows):
+            seen = max(0, length - rows + i + 1) if causal else length
+            keys.append(int(cu_k[b]) + np.arange(seen))
+    return _expanded(q, k, v, keys, sm_scale)
+
+
+def sparse_mha(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, indices: np.ndarray, sm_scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row t attends to rows ``indices[t]`` of k and v, -1 = none."""
+    return _expanded(q, k, v, [row[row != -1] for row in np.asarray(indices)], sm_scale)
+
+
+def merge_states(
+    outs: np.ndarray, lses: np.ndarray, attn_sink: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """``sum_i outs[i] exp(lses[i] - lse)`` with ``lse = ln sum_i exp(lses[i])``; infinite lses mark empty parts."""
+    outs, lses = np.asarray(outs, F64), np.asarray(lses, F64)
+    empty = np.isinf(lses)
+    m = np.where(empty, -np.inf, lses).max(axis=0, initial=-np.inf)
+    m = np.where(np.isneginf(m), 0.0, m)
+    weight = np.where(empty, 0.0, np.exp(np.where(empty, 0.0, lses) - m))
+    total = weight.sum(axis=0)
+    out = (np.where(empty[..., None], 0.0, outs) * weight[..., None]).sum(axis=0)
+    out = out / np.where(total == 0.0, 1.0, total)[..., None]
+    with np.errstate(divide="ignore"):
+        lse = m + np.log(total)
+    return _with_sink(out, lse, attn_sink), lse

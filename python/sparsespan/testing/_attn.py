@@ -1,4 +1,4 @@
-"""Comparison of attention results with a reference: positions of inf and NaN, then every element, then the direction."""
+"""Comparison of attention results with a reference: places of inf and NaN, then every element, then the direction."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def _close(name: str, got: np.ndarray, want: np.ndarray, abs_tol: float, rel_tol
         i = int(np.flatnonzero(bad)[0])
         worst = int(np.argmax(np.where(bad, error, -1.0)))
         raise AssertionError(
-            f"{name}{_at(i, got.shape)} is {got.flat[i]:.9g}, reference {want.flat[i]:.9g}: off by {error.flat[i]:.3g}, "
-            f"allowed {abs_tol:.3g} or {rel_tol:.3g} relative; {int(bad.sum())} of {got.size} are off, worst "
-            f"{error.flat[worst]:.3g} at {_at(worst, got.shape)}"
+            f"{name}{_at(i, got.shape)} is {got.flat[i]:.9g}, reference {want.flat[i]:.9g}: off by "
+            f"{error.flat[i]:.3g}, allowed {abs_tol:.3g} or {rel_tol:.3g} relative; {int(bad.sum())} of {got.size} are "
+            f"off, worst {error.flat[worst]:.3g} at {_at(worst, got.shape)}"
         )
 
 

@@ -1,23 +1,20 @@
-"""Softmax attention over latent (MLA) and expanded (MHA) keys: sparse, dense, and the merge of partial results.
-
-All ops return ``lse`` as natural logarithm without the sink; an empty row has ``out`` 0 and ``lse`` -inf.
-"""
+"""Multi-head latent attention in its absorbed form."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from . import _core
-from ._interop import call
+from .. import _core
+from .._interop import call
 
-__all__ = ["sparse_mla"]
+__all__ = ["dense_mla", "sparse_mla"]
 
 
-def _split(q: Any) -> tuple[Any, Any]:
+def _split(op: str, q: Any) -> tuple[Any, Any]:
     if not isinstance(q, tuple):
         return q, None
     if len(q) != 2:
-        raise ValueError(f"sparse_mla: q is a tuple of {len(q)}, needs (q_nope, q_pe) or one array")
+        raise ValueError(f"{op}: q is a tuple of {len(q)}, needs (q_nope, q_pe) or one array")
     return q
 
 
@@ -101,8 +98,8 @@ def sparse_mla(
     Notes
     -----
     ``p_j = exp(s_j - lse)``, ``out = sum_j p_j kv_j[:d_v] / (1 + exp(sink - lse))``; sums in float32, one rounding at
-    the end. Keys are cut into blocks of 256 by the row's own valid indices, blocks are merged in a fixed tree: a row has
-    the same bits for any number of threads and any batch. Sources: FlashMLA ``flash_mla_sparse_fwd`` and
+    the end. Keys are cut into blocks of 256 by the row's own valid indices, blocks are merged in a fixed tree: a row
+    has the same bits for any number of threads and any batch. Sources: FlashMLA ``flash_mla_sparse_fwd`` and
     ``flash_mla_with_kvcache`` (which mark an empty row's lse with +inf); reference:
     :func:`sparsespan.reference.attention.sparse_mla`.
 
@@ -124,8 +121,68 @@ def sparse_mla(
         raise ValueError(f'sparse_mla: page_size is None, needs the tokens per page of the "{layout}" cache')
     if layout is None and page_size is not None:
         raise ValueError("sparse_mla: page_size is given without layout, needs the cache's layout beside it")
-    q_nope, q_pe = _split(q)
-    return call(
+    q_nope, q_pe = _split("sparse_mla", q)
+    result: tuple[Any, Any, Any] = call(
         _core.attention.sparse_mla, q_nope, q_pe, kv, indices, sm_scale, d_v, topk_length, attn_sink, layout or "",
         page_size or 0, lane_of, out_dtype or "", out, validate, threads,
     )  # fmt: skip
+    return result
+
+
+def dense_mla(
+    q: Any,
+    kv_cache: Any,
+    row_to_request: Any,
+    context_lens: Any,
+    block_table: Any,
+    page_size: int,
+    sm_scale: float,
+    layout: str,
+    *,
+    out_dtype: str | None = None,
+    out: Any = None,
+    validate: str = "full",
+    threads: int = 0,
+) -> tuple[Any, Any]:
+    """Attend each query row to all tokens of its request, bottom-right causal: dense MLA over a paged cache.
+
+    Parameters
+    ----------
+    q : array [T, H, 576] or tuple, float32 or bfloat16
+        As in :func:`sparse_mla`.
+    kv_cache : array [pages, page_size, width]
+        Paged cache of ``layout``.
+    row_to_request : int [T]
+        The request of each row, 0..B-1. Rows of one request stand in the order of their positions.
+    context_lens : int [B]
+        Tokens of each request in the cache, its query rows included; 0 is legal.
+    block_table : int [B, pages_per_request]
+        Page of logical positions ``i * page_size`` and up. Entries past the length are never read.
+    page_size, sm_scale, layout, out_dtype, out, validate, threads
+        As in :func:`sparse_mla`; ``out`` may be a tuple (out, lse).
+
+    Returns
+    -------
+    out : array [T, H, 512]
+    lse : float32 [T, H]
+        -inf for a row that sees nothing.
+
+    Raises
+    ------
+    IndexError
+        A request or, within a length, a page out of range.
+    TypeError, ValueError
+        A dtype, shape or length that does not fit.
+
+    Notes
+    -----
+    The i-th (from 0) of a request's n rows sees logical positions below ``L - n + i + 1``; with n > L the first rows
+    see nothing. Bit for bit :func:`sparse_mla` over the same keys in the same order. Source: FlashMLA
+    ``flash_mla_with_kvcache`` (dense, causal); reference: :func:`sparsespan.reference.attention.dense_mla`.
+    """
+    q_nope, q_pe = _split("dense_mla", q)
+    result: tuple[Any, Any] = call(
+        _core.attention.dense_mla, q_nope, q_pe, kv_cache, row_to_request, context_lens, block_table, page_size,
+        sm_scale, layout, out_dtype or "", out, validate, threads,
+    )  # fmt: skip
+    return result
