@@ -22,9 +22,10 @@ constexpr int64_t kKeyChunk = 128;
 
 inline int64_t round_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// Not inlined, here and below: inside a larger function GCC spills the sums.
 template <int kVecs, int kKeys>
-inline void score_tile(const float* q, const float* k, int64_t k_stride, int64_t dim, float* s, int64_t s_stride,
-                       bool first) {
+__attribute__((noinline)) void score_tile(const float* q, const float* k, int64_t k_stride, int64_t dim, float* s,
+                                          int64_t s_stride, bool first) {
   Vec::Float acc[kKeys][kVecs];
   for (int j = 0; j < kKeys; ++j) {
     for (int v = 0; v < kVecs; ++v) acc[j][v] = first ? Vec::zero() : Vec::load(s + j * s_stride + v * Vec::kLanes);
@@ -102,8 +103,8 @@ inline void softmax_columns(const AttendBlock& b, int64_t s_stride, int64_t col)
 }
 
 template <int kCols, int kVecs>
-inline void value_tile(const float* p, int64_t p_stride, const float* v, int64_t v_stride, int64_t n, float* o,
-                       int64_t o_stride, bool first) {
+__attribute__((noinline)) void value_tile(const float* p, int64_t p_stride, const float* v, int64_t v_stride, int64_t n,
+                                          float* o, int64_t o_stride, bool first) {
   Vec::Float acc[kCols][kVecs];
   for (int c = 0; c < kCols; ++c) {
     for (int i = 0; i < kVecs; ++i) acc[c][i] = first ? Vec::zero() : Vec::load(o + c * o_stride + i * Vec::kLanes);
