@@ -1,4 +1,4 @@
-"""Sparse MLA at DeepSeek-V3.2's size against NumPy and torch doing the same work in float32, and the other ops beside it.
+"""Sparse MLA at DeepSeek-V3.2's size against NumPy and torch doing the same work in float32; the other ops beside it.
 
 FLOPs are counted as the peers count them: 2 * heads * valid keys * (Dqk + Dv).
 """

@@ -26,9 +26,9 @@ def build(rng, layout):
     table = np.full((2, max(pages_each)), 2147480000, np.int32)  # garbage past each length
     table[0, : pages_each[0]] = order[: pages_each[0]]
     table[1, : pages_each[1]] = order[pages_each[0] : sum(pages_each)]
-    slots = np.concatenate([
-        table[b, np.arange(n) // PAGE].astype(np.int64) * PAGE + np.arange(n) % PAGE for b, n in enumerate(LENGTHS)
-    ])
+    slots = np.concatenate(
+        [table[b, np.arange(n) // PAGE].astype(np.int64) * PAGE + np.arange(n) % PAGE for b, n in enumerate(LENGTHS)]
+    )
     shape = {"fp8_656": (np.uint8, 656), "bf16_576": (BF16, 576), "f32_576": (np.float32, 576)}[layout]
     kv = np.zeros((len(order), PAGE, shape[1]), shape[0])
     quant.concat_and_cache_mla(latent, rope, kv, slots, layout, PAGE)

@@ -77,5 +77,7 @@ def make_inputs(model: ModelDims, tokens: int, seed: tuple[int, ...]) -> Inputs:
 def rope_table(model: ModelDims, positions: int) -> Any:
     """cos | sin table [positions, 64] of the model (YaRN x40 for V3.2)."""
     if model.yarn:
-        return transform.yarn_cos_sin(positions, dim=model.rope, base=model.theta, factor=40.0, original_max_position=4096)
+        return transform.yarn_cos_sin(
+            positions, dim=model.rope, base=model.theta, factor=40.0, original_max_position=4096
+        )
     return transform.yarn_cos_sin(positions, dim=model.rope, base=model.theta)

@@ -48,23 +48,33 @@ class Demo:
         m, tokens, model = self.meter, len(positions), self.model
         shape = f"[{tokens}, {model.heads}, 64]"
         q_rope = m.time(
-            phase, "apply_rope q", shape, lambda: transform.apply_rope(x.q_rope, positions, self.cos_sin, True),
+            phase,
+            "apply_rope q",
+            shape,
+            lambda: transform.apply_rope(x.q_rope, positions, self.cos_sin, True),
             moved=2.0 * x.q_rope.nbytes,
         )
         k_rope = transform.apply_rope(x.k_rope, positions, self.cos_sin, True)
         index_q, index_k = self._rotate_index(phase, x, positions)
         q8, q_scale = m.time(
-            phase, "act_quant index q", f"[{tokens}, {model.index_heads}, 128]",
-            lambda: quant.act_quant(index_q, scale_fmt="ue8m0"), moved=1.5 * index_q.nbytes,
+            phase,
+            "act_quant index q",
+            f"[{tokens}, {model.index_heads}, 128]",
+            lambda: quant.act_quant(index_q, scale_fmt="ue8m0"),
+            moved=1.5 * index_q.nbytes,
         )
         slots = self._slots(positions)
         m.time(
-            phase, "concat_and_cache_mla", f"[{tokens}, 576] -> {KV_LAYOUT}",
+            phase,
+            "concat_and_cache_mla",
+            f"[{tokens}, 576] -> {KV_LAYOUT}",
             lambda: quant.concat_and_cache_mla(x.c_kv, k_rope, self.kv, slots, KV_LAYOUT, PAGE),
             moved=tokens * (1152.0 + 656.0),
         )
         m.time(
-            phase, "indexer_k_quant_and_cache", f"[{tokens}, 128] -> {INDEX_LAYOUT}",
+            phase,
+            "indexer_k_quant_and_cache",
+            f"[{tokens}, 128] -> {INDEX_LAYOUT}",
             lambda: quant.indexer_k_quant_and_cache(index_k, self.index_k, slots, PAGE, INDEX_LAYOUT),
             moved=tokens * (256.0 + 132.0),
         )
@@ -79,70 +89,83 @@ class Demo:
             pe = transform.apply_rope(np.ascontiguousarray(value[..., :64]), positions, self.cos_sin, interleaved)
             rotated.append(np.concatenate([pe, value[..., 64:]], axis=-1))
         q = self.meter.time(
-            phase, "hadamard index q", f"{list(x.index_q.shape)}",
-            lambda: transform.hadamard_transform(rotated[0], 128**-0.5), moved=2.0 * x.index_q.nbytes,
+            phase,
+            "hadamard index q",
+            f"{list(x.index_q.shape)}",
+            lambda: transform.hadamard_transform(rotated[0], 128**-0.5),
+            moved=2.0 * x.index_q.nbytes,
         )
         return q, transform.hadamard_transform(rotated[1], 128**-0.5)
 
     def _attend(self, phase: str, q: Any, slots: np.ndarray, valid: int) -> Any:
         model, tokens = self.model, len(slots)
         return self.meter.time(
-            phase, "sparse_mla", f"[{tokens}, {model.heads}, 576] x {model.topk} {KV_LAYOUT}",
+            phase,
+            "sparse_mla",
+            f"[{tokens}, {model.heads}, 576] x {model.topk} {KV_LAYOUT}",
             lambda: attention.sparse_mla(q, self.kv, slots, model.sm_scale, layout=KV_LAYOUT, page_size=PAGE),
-            flops=2.0 * model.heads * valid * (576 + 512), moved=valid * 656.0,
+            flops=2.0 * model.heads * valid * (576 + 512),
+            moved=valid * 656.0,
         )
 
     def prefill(self, length: int) -> None:
-        """Chunks of one prompt: gather the index keys once a chunk, select, translate, attend."""
+        """Chunks of one prompt."""
         for start in range(0, length, self.chunk):
-            stop = min(length, start + self.chunk)
-            positions = np.arange(start, stop)
-            x = make_inputs(self.model, len(positions), (self.seed, start))
-            q, q8, weights = self._prepare("prefill", x, positions)
-            k8, k_scale = self.meter.time(
-                "prefill", "gather_indexer_k", f"[{stop}, 128]",
-                lambda stop=stop: quant.gather_indexer_k(
-                    self.index_k, self.block_table, np.array([0, stop]), PAGE, INDEX_LAYOUT
-                ),
-                moved=2.0 * stop * 132,
-            )
-            ks, ke = np.zeros(len(positions), np.int32), (positions + 1).astype(np.int32)
-            keys = float(ke.sum())
-            packed = self.meter.time(
-                "prefill", "select", f"[{len(positions)}, {self.model.index_heads}, 128] x {stop}",
-                lambda q8=q8, k8=k8, w=weights, s=k_scale, ks=ks, ke=ke: indexer.select(
-                    q8, k8, w, ks, ke, k_scale=s, topk=self.model.topk
-                ),
-                flops=2.0 * self.model.index_heads * 128 * keys, moved=stop * 132.0,
-            )
-            rows = np.zeros(len(positions), np.int32)
-            slots = indexer.to_slots(packed, rows, self.block_table, PAGE, ks=ks)
-            out, lse, _ = self._attend("prefill", q, slots, int((packed >= 0).sum()))
-            self._check("prefill", q, q8, weights, (k8, k_scale), ke, packed, slots, (out, lse))
-            self.tick(len(positions))
+            self._prefill_chunk(start, min(length, start + self.chunk))
+
+    def _prefill_chunk(self, start: int, stop: int) -> None:
+        """Gather the index keys once a chunk, select, translate, attend."""
+        positions = np.arange(start, stop)
+        tokens = stop - start
+        q, q8, weights = self._prepare("prefill", make_inputs(self.model, tokens, (self.seed, start)), positions)
+        k8, k_scale = self.meter.time(
+            "prefill",
+            "gather_indexer_k",
+            f"[{stop}, 128]",
+            lambda: quant.gather_indexer_k(self.index_k, self.block_table, np.array([0, stop]), PAGE, INDEX_LAYOUT),
+            moved=2.0 * stop * 132,
+        )
+        ks, ke = np.zeros(tokens, np.int32), (positions + 1).astype(np.int32)
+        packed = self.meter.time(
+            "prefill",
+            "select",
+            f"[{tokens}, {self.model.index_heads}, 128] x {stop}",
+            lambda: indexer.select(q8, k8, weights, ks, ke, k_scale=k_scale, topk=self.model.topk),
+            flops=2.0 * self.model.index_heads * 128 * float(ke.sum()),
+            moved=stop * 132.0,
+        )
+        slots = indexer.to_slots(packed, np.zeros(tokens, np.int32), self.block_table, PAGE, ks=ks)
+        out, lse, _ = self._attend("prefill", q, slots, int((packed >= 0).sum()))
+        self._check("prefill", q, q8, weights, (k8, k_scale), ke, packed, slots, (out, lse))
+        self.tick(tokens)
 
     def decode(self, start: int, steps: int) -> None:
-        """One token a step, scores straight from the paged index cache."""
+        """One token a step; the first and the last are checked."""
         for position in range(start, start + steps):
-            positions = np.array([position])
-            x = make_inputs(self.model, 1, (self.seed, position, 1))
-            q, q8, weights = self._prepare("decode", x, positions)
-            lens = np.array([position + 1], np.int32)
-            logical = self.meter.time(
-                "decode", "paged_select", f"[1, {self.model.index_heads}, 128] x {position + 1}",
-                lambda q8=q8, w=weights, lens=lens: indexer.paged_select(
-                    q8[:, None], self.index_k, w, lens, self.block_table, PAGE, topk=self.model.topk,
-                    layout=INDEX_LAYOUT,
-                ),
-                flops=2.0 * self.model.index_heads * 128 * (position + 1), moved=(position + 1) * 132.0,
-            )
-            slots = indexer.to_slots(logical, np.zeros(1, np.int32), self.block_table, PAGE)
-            out, lse, _ = self._attend("decode", q, slots, int((logical >= 0).sum()))
-            if position in (start, start + steps - 1):
-                keys = quant.gather_indexer_k(self.index_k, self.block_table, np.array([0, position + 1]), PAGE,
-                                              INDEX_LAYOUT)
-                self._check("decode", q, q8, weights, keys, lens, logical, slots, (out, lse))
-            self.tick(1)
+            self._decode_step(position, position in (start, start + steps - 1))
+
+    def _decode_step(self, position: int, checked: bool) -> None:
+        """Scores straight from the paged index cache."""
+        x = make_inputs(self.model, 1, (self.seed, position, 1))
+        q, q8, weights = self._prepare("decode", x, np.array([position]))
+        lens = np.array([position + 1], np.int32)
+        logical = self.meter.time(
+            "decode",
+            "paged_select",
+            f"[1, {self.model.index_heads}, 128] x {position + 1}",
+            lambda: indexer.paged_select(
+                q8, self.index_k, weights, lens, self.block_table, PAGE, topk=self.model.topk, layout=INDEX_LAYOUT
+            ),
+            flops=2.0 * self.model.index_heads * 128 * (position + 1),
+            moved=(position + 1) * 132.0,
+        )
+        slots = indexer.to_slots(logical, np.zeros(1, np.int32), self.block_table, PAGE)
+        out, lse, _ = self._attend("decode", q, slots, int((logical >= 0).sum()))
+        if checked:
+            cu = np.array([0, position + 1])
+            keys = quant.gather_indexer_k(self.index_k, self.block_table, cu, PAGE, INDEX_LAYOUT)
+            self._check("decode", q, q8, weights, keys, lens, logical, slots, (out, lse))
+        self.tick(1)
 
     def _check(self, phase, q, q8, weights, keys, lengths, selected, slots, result) -> None:  # type: ignore[no-untyped-def]
         """Hold one row of this call against the float64 references on the same (dequantised) inputs."""
@@ -154,7 +177,10 @@ class Demo:
         )
         op = "select" if phase == "prefill" else "paged_select"
         self._hold(
-            phase, op, "chosen scores against the best, rel 2e-4", _edge_gap(selected[row[0]], logits[0]),
+            phase,
+            op,
+            "chosen scores against the best, rel 2e-4",
+            _edge_gap(selected[row[0]], logits[0]),
             lambda: compare_topk(selected[row], logits, self.model.topk, lengths=np.array([length])),
         )
         used = slots[row][slots[row] >= 0]
@@ -164,8 +190,11 @@ class Demo:
         want = ref_attention.sparse_mla(q_row, kv_rows, packed, self.model.sm_scale)[:2]
         got = (result[0][row], result[1][row])
         self._hold(
-            phase, "sparse_mla", "out abs 8e-4 or rel 3.01/128, lse rel 2.01/65536",
-            float(np.abs(np.asarray(got[0], np.float64) - want[0]).max()), lambda: compare_attn(got, want),
+            phase,
+            "sparse_mla",
+            "out abs 8e-4 or rel 3.01/128, lse rel 2.01/65536",
+            float(np.abs(np.asarray(got[0], np.float64) - want[0]).max()),
+            lambda: compare_attn(got, want),
         )
 
     def _hold(self, phase: str, op: str, bound: str, error: float, compare: Callable[[], None]) -> None:
