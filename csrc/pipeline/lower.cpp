@@ -218,6 +218,7 @@ class Weights {
 Schedule add_send_recv(const Schedule& s, const Rules& rules) {
   if (s.has_communication()) refuse_value("add_send_recv", "schedule", "has messages already");
   validate(s, rules);
+  if (s.size() == 0) return s;
   return Messages(s, rules).lower();
 }
 

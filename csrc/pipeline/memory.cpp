@@ -132,7 +132,8 @@ std::vector<std::int64_t> peak_activations(const Schedule& s) {
 }
 
 void check_memory(const Schedule& s, const Index&, const Rules& rules) {
-  if (rules.weight_budget >= 0.0 && static_cast<std::int64_t>(rules.stage_bytes.size()) != s.stages) {
+  const bool weighs = rules.weight_budget >= 0.0 || !rules.stage_bytes.empty();
+  if (weighs && static_cast<std::int64_t>(rules.stage_bytes.size()) != s.stages) {
     refuse_value("validate", "stage_bytes", "has ", rules.stage_bytes.size(), " values, needs one for each of the ",
                  s.stages, " stages");
   }

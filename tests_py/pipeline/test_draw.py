@@ -32,6 +32,11 @@ def test_text():
     rows = text_timeline(simulate(dualpipe_v(4, 10)), width=66).splitlines()
     assert all(len(row) == len("rank 0 ") + 66 for row in rows)
     assert [row.count(".") for row in rows] == [6] * 4  # the bubble
+    seconds = simulate(chunked_prefill(4, [8, 8, 4]), Costs(prefill=lambda c, h: c / 1000))
+    rows = text_timeline(seconds, width=40).splitlines()
+    assert all(len(row) == len("rank 0 ") + 40 for row in rows) and rows[3].count(".") == 22  # waits 24 of 44 units
+    with pytest.raises(ValueError, match="width is 0"):
+        text_timeline(seconds, width=0)
 
 
 def test_svg_is_a_document_with_every_span():

@@ -30,7 +30,7 @@ def text_timeline(simulation: Simulation, *, width: int = 120) -> str:
     ----------
     simulation : Simulation
     width : int
-        Columns; one column for each unit of time where that is fewer.
+        Columns. When all times are whole numbers and the makespan is shorter, one column is one unit of time.
 
     Returns
     -------
@@ -43,10 +43,14 @@ def text_timeline(simulation: Simulation, *, width: int = 120) -> str:
     rank 0 FF...BBBB
     rank 1 .FFBBBB..
     """
-    span_of_column = max(1.0, simulation.makespan / width)
-    columns = max(1, round(simulation.makespan / span_of_column))
+    if width < 1:
+        raise ValueError(f"text_timeline: width is {width}, needs at least 1")
+    spans = simulation.timeline
+    whole = simulation.makespan <= width and all(s.start.is_integer() and s.end.is_integer() for s in spans)
+    columns = max(1, int(simulation.makespan)) if whole else width
+    span_of_column = (simulation.makespan or 1.0) / columns
     rows = [["."] * columns for _ in simulation.busy]
-    for span in simulation.timeline:
+    for span in spans:
         if span.lane != "compute" or span.end <= span.start:
             continue
         letter = (
@@ -77,6 +81,7 @@ def to_svg(simulation: Simulation, *, width: int = 1200, row: int = 24) -> str:
     heights = {lane: row if lane == "compute" else row // 3 for lane in lanes}
     pitch = sum(heights.values()) + 6
     left, scale = 60, (width - 70) / (simulation.makespan or 1.0)
+    ranks, pale = len(simulation.busy), ' fill-opacity="0.6"'  # a rank's further stages are paler than its first
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{pitch * len(simulation.busy) + 24}" '
         'font-family="sans-serif" font-size="10">'
@@ -93,7 +98,7 @@ def to_svg(simulation: Simulation, *, width: int = 1200, row: int = 24) -> str:
         title = escape(f"{span.action}: {span.start:g} .. {span.end:g}")
         out.append(
             f'<rect x="{x:.2f}" y="{y}" width="{w:.2f}" height="{height}" fill="{colour}" stroke="#fff" '
-            f'stroke-width="0.5"><title>{title}</title></rect>'
+            f'stroke-width="0.5"{pale if span.action.stage >= ranks else ""}><title>{title}</title></rect>'
         )
         label = _label(span)
         if span.lane == "compute" and w > 6 * len(label):

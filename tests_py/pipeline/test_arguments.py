@@ -1,0 +1,53 @@
+import pytest
+
+from sparsespan.pipeline import (
+    chunked_prefill,
+    decode_loop,
+    dualpipe_v,
+    gpipe,
+    interleaved,
+    mixed_prefill_decode,
+    one_f_one_b,
+    validate,
+    zero_bubble,
+)
+
+
+def test_arguments():
+    with pytest.raises(ValueError, match="transport is 'x'"):
+        validate(gpipe(1, 1), sends="x")
+    with pytest.raises(ValueError, match="microbatches is 5, needs a multiple of the 2 rounds of 2 ranks"):
+        interleaved(2, 5)
+    with pytest.raises(ValueError, match="zero_bubble: microbatches is 5, needs a multiple"):
+        zero_bubble(2, 5)
+    with pytest.raises(ValueError, match="dualpipe_v: microbatches is 3, needs at least the 4 stages of 2 ranks"):
+        dualpipe_v(2, 3)
+    with pytest.raises(ValueError, match="flavor is 'h9'"):
+        zero_bubble(2, 4, flavor="h9")
+    with pytest.raises(ValueError, match="stages_per_rank is 3, needs 2"):
+        zero_bubble(2, 4, flavor="v", stages_per_rank=3)
+    for make in (gpipe, one_f_one_b, interleaved, zero_bubble, dualpipe_v):
+        with pytest.raises(ValueError, match="ranks is 0, needs at least 1"):
+            make(0, 4)
+        with pytest.raises(ValueError, match="microbatches is 0"):
+            make(2, 0)
+        with pytest.raises(ValueError, match=r"more than 100000000 forward passes|overflows"):
+            make(1 << 20, 1 << 30)
+    with pytest.raises(ValueError, match="stages_per_rank is 0"):
+        interleaved(2, 4, stages_per_rank=0)
+    with pytest.raises(ValueError, match="chunks hold 0 tokens at 1"):
+        chunked_prefill(2, [4, 0])
+    with pytest.raises(ValueError, match="prefixes has 2 values"):
+        chunked_prefill(2, [4, 4], prefixes=[0, 0])
+    with pytest.raises(ValueError, match="prefixes is -1 at 0"):
+        chunked_prefill(2, [4], prefixes=[-1])
+    with pytest.raises(ValueError, match="ranks is 0"):
+        chunked_prefill(0, [4])
+    with pytest.raises(ValueError, match="steps is -1"):
+        decode_loop(2, -1)
+    with pytest.raises(ValueError, match="depth is -1"):
+        decode_loop(2, 1, depth=-1)
+    with pytest.raises(ValueError, match="batch is 0"):
+        mixed_prefill_decode(2, [4], batch=0)
+    with pytest.raises(ValueError, match="prefix is -1"):
+        mixed_prefill_decode(2, [4], prefix=-1)
