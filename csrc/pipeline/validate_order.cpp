@@ -46,6 +46,79 @@ void check_indices(const Schedule& s, const Index& index, const Rules& rules) {
   }
 }
 
+// Messages of one rank to another share one channel: the n-th send meets the n-th receive.
+class Channels {
+ public:
+  Channels(const Schedule& s, const Index& index)
+      : s_(s),
+        index_(index),
+        ranks_(static_cast<std::int64_t>(s.ranks.size())),
+        number_(static_cast<std::size_t>(index.slots()), -1),
+        sends_(static_cast<std::size_t>(ranks_ * ranks_)),
+        taken_(sends_.size(), 0) {}
+
+  void check() {
+    each([&](std::int64_t r, std::int64_t t, const Action& a) { number(r, t, a); });
+    each([&](std::int64_t r, std::int64_t t, const Action& a) {
+      if (is_recv(a.kind)) meet(r, t, a);
+    });
+    each([&](std::int64_t r, std::int64_t t, const Action& a) {
+      const std::int64_t peer = index_.rank_of(index_.peer_stage(a));
+      if (!is_send(a.kind) || number_[slot(a)] < taken_[r * ranks_ + peer]) return;
+      refuse_cell(s_, r, t,
+                  detail::join("nobody receives it: rank ", peer, " has no ", index_.peer_stage(a), "RECV_",
+                               "FBXT"[channel_of(a.kind)], a.microbatch));
+    });
+  }
+
+ private:
+  template <class F>
+  void each(F&& f) const {
+    for (std::int64_t r = 0; r < ranks_; ++r) {
+      for (std::size_t t = 0; t < s_.ranks[r].size(); ++t) {
+        const Action& a = s_.ranks[r][t];
+        if (is_send(a.kind) || is_recv(a.kind)) f(r, static_cast<std::int64_t>(t), a);
+      }
+    }
+  }
+  // Of the send that belongs to the message.
+  std::int64_t slot(const Action& a) const {
+    return index_.slot(sent(channel_of(a.kind)), is_send(a.kind) ? a.stage : index_.peer_stage(a), a.microbatch);
+  }
+
+  void number(std::int64_t r, std::int64_t t, const Action& a) {
+    const std::int64_t peer = index_.rank_of(index_.peer_stage(a));
+    if (peer == r) {
+      refuse_cell(s_, r, t,
+                  detail::join("stages ", a.stage, " and ", index_.peer_stage(a), " both stand on rank ", r,
+                               ": there is no message between them"));
+    }
+    if (!is_send(a.kind)) return;
+    auto& line = sends_[r * ranks_ + peer];
+    number_[slot(a)] = static_cast<std::int64_t>(line.size());
+    line.push_back(&a);
+  }
+
+  void meet(std::int64_t r, std::int64_t t, const Action& a) {
+    const std::int64_t channel = index_.rank_of(index_.peer_stage(a)) * ranks_ + r;
+    const std::int64_t n = number_[slot(a)];
+    const std::int64_t next = taken_[channel]++;
+    if (n == next) return;
+    const auto& line = sends_[channel];
+    refuse_cell(s_, r, t,
+                detail::join("crossed messages: this is receive ", next, " from rank ", channel / ranks_, " but send ",
+                             n, "; send ", next, " is ",
+                             next < static_cast<std::int64_t>(line.size()) ? to_text(*line[next]) : "missing"));
+  }
+
+  const Schedule& s_;
+  const Index& index_;
+  std::int64_t ranks_;
+  std::vector<std::int64_t> number_;               // by slot of the send: its place in its channel
+  std::vector<std::vector<const Action*>> sends_;  // [from * ranks + to]
+  std::vector<std::int64_t> taken_;                // receives met so far
+};
+
 }  // namespace
 
 void check_order(const Schedule& s, const Index& index, const Rules& rules) {
@@ -90,57 +163,7 @@ void check_order(const Schedule& s, const Index& index, const Rules& rules) {
 }
 
 void check_messages(const Schedule& s, const Index& index, const Rules&) {
-  if (!index.communicates()) return;
-  const auto ranks = static_cast<std::int64_t>(s.ranks.size());
-  // Messages of one rank to another share one channel: the n-th send meets the n-th receive.
-  std::vector<std::int64_t> number(static_cast<std::size_t>(index.slots()), -1);
-  std::vector<std::vector<const Action*>> sends(static_cast<std::size_t>(ranks * ranks));
-  for (std::int64_t r = 0; r < ranks; ++r) {
-    for (std::size_t t = 0; t < s.ranks[r].size(); ++t) {
-      const Action& a = s.ranks[r][t];
-      if (!is_send(a.kind) && !is_recv(a.kind)) continue;
-      const std::int64_t peer = index.rank_of(index.peer_stage(a));
-      if (peer == r) {
-        refuse_cell(s, r, static_cast<std::int64_t>(t),
-                    detail::join("stages ", a.stage, " and ", index.peer_stage(a), " both stand on rank ", r,
-                                 ": there is no message between them"));
-      }
-      if (!is_send(a.kind)) continue;
-      auto& line = sends[r * ranks + peer];
-      number[index.slot(sent(channel_of(a.kind)), a.stage, a.microbatch)] = static_cast<std::int64_t>(line.size());
-      line.push_back(&a);
-    }
-  }
-  std::vector<std::int64_t> taken(sends.size(), 0);
-  for (std::int64_t r = 0; r < ranks; ++r) {
-    for (std::size_t t = 0; t < s.ranks[r].size(); ++t) {
-      const Action& a = s.ranks[r][t];
-      if (!is_recv(a.kind)) continue;
-      const std::int64_t peer = index.rank_of(index.peer_stage(a));
-      const std::int64_t n = number[index.slot(sent(channel_of(a.kind)), index.peer_stage(a), a.microbatch)];
-      auto& next = taken[peer * ranks + r];
-      if (n != next) {
-        const auto& line = sends[peer * ranks + r];
-        refuse_cell(s, r, static_cast<std::int64_t>(t),
-                    detail::join("crossed messages: this is receive ", next, " from rank ", peer, " but send ", n,
-                                 "; send ", next, " is ",
-                                 next < static_cast<std::int64_t>(line.size()) ? to_text(*line[next]) : "missing"));
-      }
-      ++next;
-    }
-  }
-  for (std::int64_t r = 0; r < ranks; ++r) {
-    for (std::size_t t = 0; t < s.ranks[r].size(); ++t) {
-      const Action& a = s.ranks[r][t];
-      if (!is_send(a.kind)) continue;
-      const std::int64_t peer = index.rank_of(index.peer_stage(a));
-      if (number[index.slot(sent(channel_of(a.kind)), a.stage, a.microbatch)] >= taken[r * ranks + peer]) {
-        refuse_cell(s, r, static_cast<std::int64_t>(t),
-                    detail::join("nobody receives it: rank ", peer, " has no ", index.peer_stage(a), "RECV_",
-                                 "FBXT"[channel_of(a.kind)], a.microbatch));
-      }
-    }
-  }
+  if (index.communicates()) Channels(s, index).check();
 }
 
 }  // namespace sparsespan::pipeline
