@@ -22,7 +22,7 @@ class Engine {
     waiters_.assign(when_.size(), -1);
     next_waiter_.assign(ranks, -1);
     lanes_.resize(ranks);
-    for (auto& lane : lanes_) lane.fetched.assign(static_cast<std::size_t>(index.stages()), 0.0);
+    fetched_.assign(static_cast<std::size_t>(index.stages()), 0.0);
     spans_.busy.assign(ranks, 0.0);
     if (!durations.cells.empty()) {
       for (const auto& list : schedule.ranks) {
@@ -57,7 +57,6 @@ class Engine {
     double send = 0.0;
     double fetch = 0.0;
     double evicted = 0.0;  // a fetch after an eviction finds room from here on
-    std::vector<double> fetched;
   };
 
   bool timed() const { return !durations_.cells.empty(); }
@@ -133,7 +132,7 @@ class Engine {
     double start = lane.compute;
     bool ready = true;
     for_each_leaf(a, [&](const Action& leaf) {
-      start = std::max(start, lane.fetched[leaf.stage]);
+      start = std::max(start, fetched_[leaf.stage]);
       for (const Need& raw : index_.needs(leaf)) {
         if (!ready) return;
         const Need n = resolve(raw);
@@ -213,7 +212,7 @@ class Engine {
     }
     const double start = std::max(lane.fetch, lane.evicted);
     lane.fetch = start + cell(r, lane.at);
-    lane.fetched[a.stage] = lane.fetch;
+    fetched_[a.stage] = lane.fetch;
     record(r, lane.at, start, lane.fetch);
   }
 
@@ -236,6 +235,7 @@ class Engine {
   std::vector<std::int32_t> waiters_;  // by event slot: first rank of a chain
   std::vector<std::int32_t> next_waiter_;
   std::vector<Lane> lanes_;
+  std::vector<double> fetched_;  // by stage: when its weights are there (a stage lives on one rank)
   std::vector<std::int32_t> runnable_;
   std::vector<std::pair<std::int32_t, std::int64_t>> receives_;
   Spans spans_;

@@ -27,8 +27,8 @@ void walk_activations(const Schedule& s, std::int64_t r, F&& f) {
   }
 }
 
-void check_weights(const Schedule& s, std::int64_t r, const Rules& rules) {
-  std::vector<bool> held(static_cast<std::size_t>(s.stages), false);
+// `held` by stage, shared by all ranks: a stage lives on one of them.
+void check_weights(const Schedule& s, std::int64_t r, const Rules& rules, std::vector<bool>& held) {
   std::int64_t count = 0;
   double bytes = 0.0;
   const auto weight = [&](std::int64_t stage) { return rules.stage_bytes.empty() ? 0.0 : rules.stage_bytes[stage]; };
@@ -65,17 +65,16 @@ void check_weights(const Schedule& s, std::int64_t r, const Rules& rules) {
       });
     }
   }
-  for (std::int64_t stage = 0; fetches && stage < s.stages; ++stage) {
-    if (held[stage]) {
+  for (const Action& cell : s.ranks[r]) {
+    if (fetches && cell.kind == Kind::fetch && held[cell.stage]) {
       refuse_cell(s, r, static_cast<std::int64_t>(s.ranks[r].size()),
-                  detail::join("the weights of stage ", stage, " are never evicted"));
+                  detail::join("the weights of stage ", cell.stage, " are never evicted"));
     }
   }
 }
 
-void check_gradients(const Schedule& s, std::int64_t r) {
-  std::vector<std::int64_t> left(static_cast<std::size_t>(s.stages), s.microbatches);
-  std::vector<bool> reduced(static_cast<std::size_t>(s.stages), false);
+// `left` by stage: micro-batches that lack their gradients; -1 once they are reduced.
+void check_gradients(const Schedule& s, std::int64_t r, std::vector<std::int64_t>& left) {
   for (std::size_t i = 0; i < s.ranks[r].size(); ++i) {
     for_each_leaf(s.ranks[r][i], [&](const Action& a) {
       const auto t = static_cast<std::int64_t>(i);
@@ -84,8 +83,8 @@ void check_gradients(const Schedule& s, std::int64_t r) {
       if (left[a.stage] > 0) {
         refuse_cell(s, r, t, detail::join("reduces gradients while ", left[a.stage], " micro-batches lack theirs"));
       }
-      if (reduced[a.stage]) refuse_cell(s, r, t, "reduces gradients for the second time");
-      reduced[a.stage] = true;
+      if (left[a.stage] < 0) refuse_cell(s, r, t, "reduces gradients for the second time");
+      left[a.stage] = -1;
     });
   }
 }
@@ -137,9 +136,11 @@ void check_memory(const Schedule& s, const Index&, const Rules& rules) {
     refuse_value("validate", "stage_bytes", "has ", rules.stage_bytes.size(), " values, needs one for each of the ",
                  s.stages, " stages");
   }
+  std::vector<bool> present(static_cast<std::size_t>(s.stages), false);
+  std::vector<std::int64_t> left(static_cast<std::size_t>(s.stages), s.microbatches);
   for (std::int64_t r = 0; r < static_cast<std::int64_t>(s.ranks.size()); ++r) {
-    check_weights(s, r, rules);
-    check_gradients(s, r);
+    check_weights(s, r, rules, present);
+    check_gradients(s, r, left);
     if (rules.max_activations >= 0) {
       walk_activations(s, r, [&](std::int64_t t, std::int64_t held) {
         if (held <= rules.max_activations) return;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <unordered_map>
 
 #include "core/check.h"
 #include "pipeline/validate.h"
@@ -53,9 +54,7 @@ class Channels {
       : s_(s),
         index_(index),
         ranks_(static_cast<std::int64_t>(s.ranks.size())),
-        number_(static_cast<std::size_t>(index.slots()), -1),
-        sends_(static_cast<std::size_t>(ranks_ * ranks_)),
-        taken_(sends_.size(), 0) {}
+        number_(static_cast<std::size_t>(index.slots()), -1) {}
 
   void check() {
     each([&](std::int64_t r, std::int64_t t, const Action& a) { number(r, t, a); });
@@ -64,7 +63,7 @@ class Channels {
     });
     each([&](std::int64_t r, std::int64_t t, const Action& a) {
       const std::int64_t peer = index_.rank_of(index_.peer_stage(a));
-      if (!is_send(a.kind) || number_[slot(a)] < taken_[r * ranks_ + peer]) return;
+      if (!is_send(a.kind) || number_[slot(a)] < lines_[r * ranks_ + peer].taken) return;
       refuse_cell(s_, r, t,
                   detail::join("nobody receives it: rank ", peer, " has no ", index_.peer_stage(a), "RECV_",
                                "FBXT"[channel_of(a.kind)], a.microbatch));
@@ -72,6 +71,10 @@ class Channels {
   }
 
  private:
+  struct Line {
+    std::vector<const Action*> sends;
+    std::int64_t taken = 0;  // receives met so far
+  };
   template <class F>
   void each(F&& f) const {
     for (std::int64_t r = 0; r < ranks_; ++r) {
@@ -94,29 +97,29 @@ class Channels {
                                ": there is no message between them"));
     }
     if (!is_send(a.kind)) return;
-    auto& line = sends_[r * ranks_ + peer];
-    number_[slot(a)] = static_cast<std::int64_t>(line.size());
-    line.push_back(&a);
+    auto& sends = lines_[r * ranks_ + peer].sends;
+    number_[slot(a)] = static_cast<std::int64_t>(sends.size());
+    sends.push_back(&a);
   }
 
   void meet(std::int64_t r, std::int64_t t, const Action& a) {
     const std::int64_t channel = index_.rank_of(index_.peer_stage(a)) * ranks_ + r;
     const std::int64_t n = number_[slot(a)];
-    const std::int64_t next = taken_[channel]++;
+    Line& line = lines_[channel];
+    const std::int64_t next = line.taken++;
     if (n == next) return;
-    const auto& line = sends_[channel];
-    refuse_cell(s_, r, t,
-                detail::join("crossed messages: this is receive ", next, " from rank ", channel / ranks_, " but send ",
-                             n, "; send ", next, " is ",
-                             next < static_cast<std::int64_t>(line.size()) ? to_text(*line[next]) : "missing"));
+    refuse_cell(
+        s_, r, t,
+        detail::join("crossed messages: this is receive ", next, " from rank ", channel / ranks_, " but send ", n,
+                     "; send ", next, " is ",
+                     next < static_cast<std::int64_t>(line.sends.size()) ? to_text(*line.sends[next]) : "missing"));
   }
 
   const Schedule& s_;
   const Index& index_;
   std::int64_t ranks_;
-  std::vector<std::int64_t> number_;               // by slot of the send: its place in its channel
-  std::vector<std::vector<const Action*>> sends_;  // [from * ranks + to]
-  std::vector<std::int64_t> taken_;                // receives met so far
+  std::vector<std::int64_t> number_;              // by slot of the send: its place in its channel
+  std::unordered_map<std::int64_t, Line> lines_;  // by from * ranks + to: only neighbours talk
 };
 
 }  // namespace

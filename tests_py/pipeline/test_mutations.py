@@ -62,6 +62,13 @@ def test_every_size_is_valid_or_refused_by_its_rule(name):
     assert valid == {"gpipe": 256, "one_f_one_b": 256, "zbv": 256, "dualpipe_v": 192}.get(name, rounds)
 
 
+def test_many_ranks():
+    """Tables grow with the messages, not with the square of the ranks."""
+    schedule = add_send_recv(chunked_prefill(20_000, [8]))
+    validate(schedule)
+    assert simulate(schedule).makespan == 20_000
+
+
 @pytest.mark.parametrize("ranks", range(1, 9))
 def test_every_size_of_serving(ranks):
     for n in range(1, 33):

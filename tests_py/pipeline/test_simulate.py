@@ -228,5 +228,5 @@ def test_a_million_actions_in_linear_time():
         seconds[s.size] = min(best)
     assert list(seconds) == [100_000, 1_000_000]
     assert seconds[1_000_000] < 3.0
-    # Ten times the actions; caches and a busy machine are allowed a factor of 5 more, a quadratic engine would need 100.
+    # Ten times the actions; caches and a busy machine are allowed a factor of 5 more, a quadratic engine needs 100.
     assert seconds[1_000_000] < 50 * max(seconds[100_000], 0.02)
