@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "attention/room.h"
 #include "core/convert.h"
@@ -141,7 +142,9 @@ void write_tile(const Plan& p, const Tile& t, const Room& room, State s) {
       if constexpr (!std::is_same_v<T, Float8E4M3>) row_from_float(o, job.out.as<T, 3>().row(row, head), job.d_v);
     });
     job.lse.as<float, 2>()(row, head) = lse;
-    if (job.max_logits) job.max_logits.as<float, 2>()(row, head) = s.m[c];
+    // The running maximum may pass over a NaN score; the sum never does.
+    if (job.max_logits)
+      job.max_logits.as<float, 2>()(row, head) = std::isnan(lse) && !std::isinf(s.m[c]) ? lse : s.m[c];
   }
 }
 
@@ -250,7 +253,7 @@ void run_attention(const AttentionJob& job) {
     });
     return;
   }
-  const auto chunk_blocks = std::bit_ceil(static_cast<std::uint64_t>(ceil_div(tiles * blocks, 4L * team)));
+  const auto chunk_blocks = std::bit_ceil(static_cast<std::uint64_t>(ceil_div(tiles * blocks, 2L * team)));
   const Chunks chunks(p, static_cast<std::int64_t>(chunk_blocks));
   parallel_for(chunks.tasks(), job.threads, [&](std::int64_t i, int slot) { chunks.attend(i, rooms[slot]); });
   parallel_for(tiles, job.threads, [&](std::int64_t i, int slot) { chunks.finish(i, rooms[slot]); });

@@ -36,24 +36,30 @@ struct Merger {
   float* levels;  // [levels][width]
   std::int64_t width;
 
-  float load(std::int64_t i, float* out) const {
-    const float lse = p.lses.as<const float, 3>()(i, row, head);
-    if (std::isinf(lse)) {  // empty, whatever stands in its output
+  bool is_empty(std::int64_t i) const { return std::isinf(lse(i)); }
+  float lse(std::int64_t i) const { return p.lses.as<const float, 3>()(i, row, head); }
+  void load(std::int64_t i, float* out) const {
+    if (is_empty(i)) {  // whatever stands in its output
       std::fill_n(out, width, 0.0F);
-      return kMinusInf;
-    }
-    if (p.outs.dtype == DType::bfloat16) {
+    } else if (p.outs.dtype == DType::bfloat16) {
       row_to_float(p.outs.as<const BFloat16, 4>().row(i, row, head), out, width);
     } else {
       row_to_float(p.outs.as<const float, 4>().row(i, row, head), out, width);
     }
-    return lse;
   }
   // The subtree of i, i + stride, i + 2 stride, ...; i < n.
   float merge(std::int64_t i, std::int64_t stride, float* out, int level) const {
-    if (stride == leaf_stride) return load(i, out);
+    if (stride == leaf_stride) {
+      load(i, out);
+      return is_empty(i) ? kMinusInf : lse(i);
+    }
     const float left = merge(i, 2 * stride, out, level + 1);
     if (i + stride >= p.outs.shape[0]) return left;
+    if (2 * stride == leaf_stride && p.outs.dtype == DType::float32) {  // a leaf: taken where it lies
+      const MergeWeights w = merge_weights(left, lse(i + stride));
+      kernels.mix(out, w.a, p.outs.as<const float, 4>().row(i + stride, row, head), w.b, width);
+      return w.lse;
+    }
     float* other = levels + level * width;
     const float right = merge(i + stride, 2 * stride, other, level + 1);
     const MergeWeights w = merge_weights(left, right);

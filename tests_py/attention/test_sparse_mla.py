@@ -219,6 +219,19 @@ def test_heads_are_independent(rng):
                 assert_same_bits(got, tuple(w[:, heads] for w in want))
 
 
+def test_a_nan_that_is_used_shows_everywhere(rng):
+    """One NaN in one key or query of a row: its out, lse and max_logits are NaN, the other rows untouched."""
+    q, kv, indices = flashmla_rows(rng, 3, 3, 900, 800, dtype=np.float32, fill=1.0)
+    lonely = np.setdiff1d(indices[1], indices[[0, 2]])[0]
+    for _ in each_isa():
+        want = sparse_mla(q, kv, indices, 0.1)
+        dirty_kv, dirty_q = kv.copy(), q.copy()
+        dirty_kv[lonely, 570], dirty_q[1, :, 3] = np.nan, np.nan
+        for got in (sparse_mla(q, dirty_kv, indices, 0.1), sparse_mla(dirty_q, kv, indices, 0.1)):
+            assert all(np.isnan(g[1]).all() for g in got)
+            assert_same_bits(tuple(g[[0, 2]] for g in got), tuple(w[[0, 2]] for w in want))
+
+
 @pytest.mark.parametrize("topk", [257, 1025, 2816])
 def test_few_rows_share_blocks_among_threads_bitwise(rng, topk):
     """One or two rows: their blocks, cut into chunks by the number of threads, meet in the same tree."""
