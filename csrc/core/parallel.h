@@ -45,6 +45,29 @@ int team_size(std::int64_t n, int threads);
 // index is rethrown here after all threads have come back. Nested calls run serially.
 void parallel_for(std::int64_t n, int threads, TaskRef task);
 
+// Rows that make one task of about 8192 elements (some microseconds of copying or quantising): a handful of short rows
+// is not worth waking a thread for.
+constexpr std::int64_t rows_per_task(std::int64_t elements_per_row) {
+  constexpr std::int64_t kGrain = 8192;
+  return elements_per_row >= kGrain ? 1 : kGrain / (elements_per_row < 1 ? 1 : elements_per_row);
+}
+
+// Slots that parallel_rows may use.
+inline int row_team_size(std::int64_t rows, std::int64_t elements_per_row, int threads) {
+  const std::int64_t step = rows_per_task(elements_per_row);
+  return team_size((rows + step - 1) / step, threads);
+}
+
+// Calls body(row, slot) for every row, in tasks of neighbouring rows.
+template <class Body>
+void parallel_rows(std::int64_t rows, std::int64_t elements_per_row, int threads, const Body& body) {
+  const std::int64_t step = rows_per_task(elements_per_row);
+  parallel_for((rows + step - 1) / step, threads, [&](std::int64_t task, int slot) {
+    const std::int64_t last = rows - task * step < step ? rows : (task + 1) * step;
+    for (std::int64_t row = task * step; row < last; ++row) body(row, slot);
+  });
+}
+
 // Where the threads come from, for build_info(): "libgomp (path)", "std::thread", "serial (why)".
 std::string thread_runtime();
 // An OpenMP library to prefer when the process has none loaded yet (torch's own copy). Empty: none.

@@ -9,7 +9,6 @@ namespace sparsespan {
 namespace {
 
 constexpr std::string_view kOp = "act_quant";
-constexpr std::int64_t kRowsPerTask = 16;
 
 void validate(const ActQuantParams& p) {
   require_dtype(kOp, "x", p.x, {DType::float32, DType::bfloat16});
@@ -36,18 +35,15 @@ void act_quant(const ActQuantParams& p) {
   if (rows == 0 || groups == 0) return;
   const auto y = p.y.as<std::uint8_t, 2>();
   const auto scale = p.scale.as<float, 2>();
-  const std::int64_t tasks = ceil_div(rows, kRowsPerTask);
   const std::int64_t piece = p.x.dtype == DType::float32 ? 0 : round_up(p.block_size, 16);
-  const Scratch<float> scratch(team_size(tasks, p.threads) * piece);
+  const Scratch<float> scratch(row_team_size(rows, p.x.shape[1], p.threads) * piece);
   const QuantKernels& kernels = quant_kernels();
-  parallel_for(tasks, p.threads, [&](std::int64_t task, int slot) {
+  parallel_rows(rows, p.x.shape[1], p.threads, [&](std::int64_t t, int slot) {
     float* buffer = piece == 0 ? nullptr : scratch.data() + slot * piece;
-    for (std::int64_t t = task * kRowsPerTask; t < std::min(rows, (task + 1) * kRowsPerTask); ++t) {
-      for (std::int64_t g = 0; g < groups; ++g) {
-        const std::int64_t begin = g * p.block_size;
-        const float* x = load_floats(p.x, t, begin, p.block_size, buffer);
-        scale.row(t)[g] = encode_tile(kernels, p.rule, x, p.block_size, y.row(t) + begin);
-      }
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const std::int64_t begin = g * p.block_size;
+      const float* x = load_floats(p.x, t, begin, p.block_size, buffer);
+      scale.row(t)[g] = encode_tile(kernels, p.rule, x, p.block_size, y.row(t) + begin);
     }
   });
 }

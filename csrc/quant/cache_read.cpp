@@ -13,7 +13,6 @@ namespace sparsespan {
 namespace {
 
 constexpr std::string_view kOp = "read_kv";
-constexpr std::int64_t kRowsPerTask = 16;
 
 // [n] or [R, C] as [rows, columns].
 IntView<2> slot_grid(const Tensor& slots) {
@@ -69,15 +68,13 @@ void read_kv(const ReadKvParams& p) {
   const auto slots = slot_grid(p.slots);
   const std::int64_t columns = slots.shape[1];
   const int element = size_of(info.decoded);
-  parallel_for(ceil_div(rows, kRowsPerTask), p.threads, [&](std::int64_t task, int) {
-    for (std::int64_t t = task * kRowsPerTask; t < std::min(rows, (task + 1) * kRowsPerTask); ++t) {
-      std::byte* out = static_cast<std::byte*>(p.out.data) + t * p.out.strides[0] * element;
-      const std::int64_t slot = slots(t / columns, t % columns);
-      if (slot < 0) {
-        std::memset(out, 0, static_cast<std::size_t>(info.dim) * element);
-      } else {
-        codec.decode(slot, out);
-      }
+  parallel_rows(rows, info.dim, p.threads, [&](std::int64_t t, int) {
+    std::byte* out = static_cast<std::byte*>(p.out.data) + t * p.out.strides[0] * element;
+    const std::int64_t slot = slots(t / columns, t % columns);
+    if (slot < 0) {
+      std::memset(out, 0, static_cast<std::size_t>(info.dim) * element);
+    } else {
+      codec.decode(slot, out);
     }
   });
 }

@@ -9,8 +9,6 @@ namespace sparsespan {
 
 namespace {
 
-constexpr std::int64_t kRowsPerTask = 16;
-
 void require_rows(std::string_view op, std::string_view argument, const Tensor& x, std::int64_t rows,
                   std::int64_t width, std::string_view names) {
   require_dtype(op, argument, x, {DType::float32, DType::bfloat16});
@@ -29,14 +27,12 @@ template <class Fill>
 void write_rows(const TokenCodec& codec, const Tensor& slot_mapping, int threads, const Fill& fill) {
   const IntView<1> slots(slot_mapping);
   const std::int64_t rows = slots.shape[0];
-  parallel_for(ceil_div(rows, kRowsPerTask), threads, [&](std::int64_t task, int) {
+  parallel_rows(rows, kKvDim, threads, [&](std::int64_t t, int) {
+    const std::int64_t slot = slots(t);
+    if (slot < 0) return;
     float values[kKvDim];
-    for (std::int64_t t = task * kRowsPerTask; t < std::min(rows, (task + 1) * kRowsPerTask); ++t) {
-      const std::int64_t slot = slots(t);
-      if (slot < 0) continue;
-      fill(t, values);
-      codec.encode(slot, values);
-    }
+    fill(t, values);
+    codec.encode(slot, values);
   });
 }
 

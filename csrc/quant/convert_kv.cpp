@@ -10,7 +10,6 @@ namespace sparsespan {
 namespace {
 
 constexpr std::string_view kOp = "convert_kv";
-constexpr std::int64_t kTokensPerTask = 16;
 
 void copy_pages(const PagedCache& from, const PagedCache& to, int threads) {
   const std::int64_t bytes = from.page_size * layout_info(from.layout).bytes_per_token();
@@ -44,12 +43,10 @@ void convert_kv(const ConvertKvParams& p) {
   }
   const TokenCodec reader(from);
   const TokenCodec writer(to, p.rule);
-  parallel_for(ceil_div(from.slots(), kTokensPerTask), p.threads, [&](std::int64_t task, int) {
+  parallel_rows(from.slots(), kKvDim, p.threads, [&](std::int64_t s, int) {
     float values[kKvDim];
-    for (std::int64_t s = task * kTokensPerTask; s < std::min(from.slots(), (task + 1) * kTokensPerTask); ++s) {
-      reader.decode_to_float(s, values);
-      writer.encode(s, values);
-    }
+    reader.decode_to_float(s, values);
+    writer.encode(s, values);
   });
 }
 

@@ -13,7 +13,7 @@ namespace sparsespan {
 namespace {
 
 constexpr std::string_view kOp = "gather_indexer_k";
-constexpr std::int64_t kRowsPerTask = 64;
+constexpr std::int64_t kRowsPerTask = rows_per_task(kIndexDim);
 
 void require_lengths(const GatherIndexerKParams& p) {
   const IntView<1> cu(p.cu_seq_lens);

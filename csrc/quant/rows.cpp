@@ -13,7 +13,6 @@ namespace sparsespan {
 namespace {
 
 constexpr std::int64_t kChunk = 512;
-constexpr std::int64_t kRowsPerTask = 32;
 
 void require_finite_row(std::string_view op, std::string_view argument, const Tensor& x, std::int64_t t) {
   float buffer[kChunk];
@@ -52,11 +51,9 @@ void require_finite(std::string_view op, std::string_view argument, const Tensor
                     int threads) {
   const IntView<1> slots(slot_mapping);
   const std::int64_t rows = x.shape[0];
-  parallel_for(ceil_div(rows, kRowsPerTask), threads, [&](std::int64_t task, int) {
-    for (std::int64_t t = task * kRowsPerTask; t < std::min(rows, (task + 1) * kRowsPerTask); ++t) {
-      if (slot_mapping.present && slots(t) < 0) continue;
-      require_finite_row(op, argument, x, t);
-    }
+  parallel_rows(rows, x.shape[1], threads, [&](std::int64_t t, int) {
+    if (slot_mapping.present && slots(t) < 0) return;
+    require_finite_row(op, argument, x, t);
   });
 }
 

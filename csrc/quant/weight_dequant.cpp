@@ -11,7 +11,6 @@ namespace sparsespan {
 namespace {
 
 constexpr std::string_view kOp = "weight_dequant";
-constexpr std::int64_t kRowsPerTask = 16;
 constexpr std::int64_t kChunk = 512;
 
 float scale_at(const Tensor& scale, std::int64_t i, std::int64_t j) {
@@ -52,15 +51,12 @@ void run(const WeightDequantParams& p) {
   const std::int64_t rows = w.shape[0];
   const std::int64_t n = w.shape[1];
   const QuantKernels& kernels = quant_kernels();
-  parallel_for(ceil_div(rows, kRowsPerTask), p.threads, [&](std::int64_t task, int) {
+  parallel_rows(rows, n, p.threads, [&](std::int64_t i, int) {
     float buffer[kChunk];
-    for (std::int64_t i = task * kRowsPerTask; i < std::min(rows, (task + 1) * kRowsPerTask); ++i) {
-      for (std::int64_t j = 0, count = 0; j < n; j += count) {  // to the end of the block, the chunk or the row
-        count = std::min({p.block - j % p.block, kChunk, n - j});
-        kernels.decode_e4m3(w.row(i) + j, kE4M3Table.data(), scale_at(p.scale, i / p.block, j / p.block), buffer,
-                            count);
-        row_from_float(buffer, out.row(i) + j, count);
-      }
+    for (std::int64_t j = 0, count = 0; j < n; j += count) {  // to the end of the block, the chunk or the row
+      count = std::min({p.block - j % p.block, kChunk, n - j});
+      kernels.decode_e4m3(w.row(i) + j, kE4M3Table.data(), scale_at(p.scale, i / p.block, j / p.block), buffer, count);
+      row_from_float(buffer, out.row(i) + j, count);
     }
   });
 }

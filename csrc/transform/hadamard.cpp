@@ -12,7 +12,6 @@ namespace sparsespan {
 namespace {
 
 constexpr std::string_view kOp = "hadamard_transform";
-constexpr std::int64_t kRowsPerTask = 64;
 
 void validate(const HadamardParams& p) {
   require_dtype(kOp, "x", p.x, {DType::float32, DType::bfloat16});
@@ -31,16 +30,13 @@ void run(const HadamardParams& p) {
   const auto out = p.out.as<T, 2>();
   const std::int64_t rows = x.shape[0];
   const std::int64_t n = x.shape[1];
-  const std::int64_t tasks = ceil_div(rows, kRowsPerTask);
-  const Scratch<float> scratch(team_size(tasks, p.threads) * round_up(n, 16));
+  const Scratch<float> scratch(row_team_size(rows, n, p.threads) * round_up(n, 16));
   const auto hadamard = transform_kernels().hadamard;
-  parallel_for(tasks, p.threads, [&](std::int64_t task, int slot) {
+  parallel_rows(rows, n, p.threads, [&](std::int64_t t, int slot) {
     float* row = scratch.data() + slot * round_up(n, 16);
-    for (std::int64_t t = task * kRowsPerTask; t < std::min(rows, (task + 1) * kRowsPerTask); ++t) {
-      row_to_float(x.row(t), row, n);
-      hadamard(row, n, p.scale);
-      row_from_float(row, out.row(t), n);
-    }
+    row_to_float(x.row(t), row, n);
+    hadamard(row, n, p.scale);
+    row_from_float(row, out.row(t), n);
   });
 }
 

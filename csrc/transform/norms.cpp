@@ -13,8 +13,6 @@ namespace sparsespan {
 
 namespace {
 
-constexpr std::int64_t kRowsPerTask = 16;
-
 void require_rows(std::string_view op, const Tensor& x) {
   require_dtype(op, "x", x, {DType::float32, DType::bfloat16});
   require_shape(op, "x", x, {kAny, kAny}, "[T, n]");
@@ -75,12 +73,8 @@ Scratch<float> widen(const Tensor& w) {
 template <class Body>
 void for_each_row(std::int64_t rows, std::int64_t n, int threads, const Body& body) {
   if (n == 0) return;
-  const std::int64_t tasks = ceil_div(rows, kRowsPerTask);
-  const Scratch<float> scratch(team_size(tasks, threads) * round_up(n, 16));
-  parallel_for(tasks, threads, [&](std::int64_t task, int slot) {
-    float* row = scratch.data() + slot * round_up(n, 16);
-    for (std::int64_t t = task * kRowsPerTask; t < std::min(rows, (task + 1) * kRowsPerTask); ++t) body(t, row);
-  });
+  const Scratch<float> scratch(row_team_size(rows, n, threads) * round_up(n, 16));
+  parallel_rows(rows, n, threads, [&](std::int64_t t, int slot) { body(t, scratch.data() + slot * round_up(n, 16)); });
 }
 
 template <class T>

@@ -13,7 +13,6 @@ namespace sparsespan {
 namespace {
 
 constexpr std::string_view kOp = "apply_rope";
-constexpr std::int64_t kRowsPerTask = 256;
 
 void validate_positions(const RopeParams& p) {
   const IntView<1> positions(p.positions);
@@ -53,19 +52,16 @@ void run(const RopeParams& p) {
   const std::int64_t heads = x.shape[1];
   const std::int64_t d = x.shape[2];
   const std::int64_t rows = x.shape[0] * heads;
-  const std::int64_t tasks = ceil_div(rows, kRowsPerTask);
-  const Scratch<float> scratch(team_size(tasks, p.threads) * round_up(d, 16));
+  const Scratch<float> scratch(row_team_size(rows, d, p.threads) * round_up(d, 16));
   const auto& kernels = transform_kernels();
   const auto rope = p.interleaved ? kernels.rope_interleaved : kernels.rope_half_split;
-  parallel_for(tasks, p.threads, [&](std::int64_t task, int slot) {
+  parallel_rows(rows, d, p.threads, [&](std::int64_t i, int slot) {
     float* row = scratch.data() + slot * round_up(d, 16);
-    for (std::int64_t i = task * kRowsPerTask; i < std::min(rows, (task + 1) * kRowsPerTask); ++i) {
-      const std::int64_t t = i / heads;
-      const std::int64_t h = i % heads;
-      row_to_float(x.row(t, h), row, d);
-      rope(row, table.row(positions(t)), d / 2);
-      row_from_float(row, out.row(t, h), d);
-    }
+    const std::int64_t t = i / heads;
+    const std::int64_t h = i % heads;
+    row_to_float(x.row(t, h), row, d);
+    rope(row, table.row(positions(t)), d / 2);
+    row_from_float(row, out.row(t, h), d);
   });
 }
 

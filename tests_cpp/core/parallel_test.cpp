@@ -60,6 +60,22 @@ TEST(Parallel, EmptyWorkRunsNothing) {
   parallel_for(0, 2, [](std::int64_t, int) { FAIL(); });
 }
 
+TEST(Parallel, RowsRunOnceAndAFewShortOnesStayOnOneThread) {
+  EXPECT_EQ(rows_per_task(128), 64);
+  EXPECT_EQ(rows_per_task(1 << 20), 1);
+  EXPECT_EQ(rows_per_task(0), 8192);
+  EXPECT_EQ(row_team_size(64, 128, 8), 1);
+  EXPECT_EQ(row_team_size(1000, 128, 8), 8);
+  for (std::int64_t rows : {0, 1, 63, 64, 65, 1000}) {
+    std::vector<int> hits(static_cast<std::size_t>(rows), 0);
+    parallel_rows(rows, 128, 3, [&](std::int64_t row, int slot) {
+      EXPECT_LT(slot, row_team_size(rows, 128, 3));
+      ++hits[row];
+    });
+    for (auto h : hits) ASSERT_EQ(h, 1);
+  }
+}
+
 TEST(Parallel, TwoThreadsMayCallAtOnce) {
   std::atomic<std::int64_t> sum{0};
   auto work = [&] {
