@@ -68,8 +68,9 @@ TEST(Parallel, RowsRunOnceAndAFewShortOnesStayOnOneThread) {
   EXPECT_EQ(row_team_size(1000, 128, 8), 8);
   for (std::int64_t rows : {0, 1, 63, 64, 65, 1000}) {
     std::vector<int> hits(static_cast<std::size_t>(rows), 0);
+    const int slots = row_team_size(rows, 128, 3);
     parallel_rows(rows, 128, 3, [&](std::int64_t row, int slot) {
-      EXPECT_LT(slot, row_team_size(rows, 128, 3));
+      EXPECT_LT(slot, slots);
       ++hits[row];
     });
     for (auto h : hits) ASSERT_EQ(h, 1);
