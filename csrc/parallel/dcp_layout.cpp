@@ -109,31 +109,35 @@ void run(const DcpLayout& layout, const DcpMapParams& p) {
 }  // namespace
 
 DcpLayout::DcpLayout(std::int64_t interleave, std::int64_t world_size, std::int64_t page_size)
-    : s_(interleave), n_(world_size), b_(page_size) {
-  require_positive("interleave", s_);
-  require_positive("world_size", n_);
-  require_positive("page_size", b_);
-  if (b_ % s_ != 0) {
-    const std::int64_t above = round_up(b_, s_);
-    refuse_value("dcp_layout", "page_size", "is ", b_, ", needs a multiple of interleave = ", s_,
+    : map_{.block = interleave, .ranks = world_size}, page_size_(page_size) {
+  require_positive("interleave", map_.block);
+  require_positive("world_size", map_.ranks);
+  require_positive("page_size", page_size_);
+  if (page_size_ % map_.block != 0) {
+    const std::int64_t above = round_up(page_size_, map_.block);
+    refuse_value("dcp_layout", "page_size", "is ", page_size_, ", needs a multiple of interleave = ", map_.block,
                  " (a page holds whole runs of one rank); nearest valid page_size: ",
-                 b_ < s_ ? std::to_string(above) : std::to_string(b_ / s_ * s_) + " or " + std::to_string(above),
-                 ", or interleave 1 or ", b_);
+                 page_size_ < map_.block
+                     ? std::to_string(above)
+                     : std::to_string(page_size_ / map_.block * map_.block) + " or " + std::to_string(above),
+                 ", or interleave 1 or ", page_size_);
   }
-  if (checked_product("dcp_layout", "page_size * world_size", b_, n_) > std::numeric_limits<std::int32_t>::max()) {
-    refuse_value("dcp_layout", "page_size * world_size", "is ", b_ * n_, ", needs at most 2147483647");
+  if (checked_product("dcp_layout", "page_size * world_size", page_size_, map_.ranks) >
+      std::numeric_limits<std::int32_t>::max()) {
+    refuse_value("dcp_layout", "page_size * world_size", "is ", page_size_ * map_.ranks, ", needs at most 2147483647");
   }
 }
 
 std::string DcpLayout::text() const {
-  return detail::join("dcp_layout(interleave=", s_, ", world_size=", n_, ", page_size=", b_, ")");
+  return detail::join("dcp_layout(interleave=", map_.block, ", world_size=", map_.ranks, ", page_size=", page_size_,
+                      ")");
 }
 
 std::string DcpLayout::fingerprint() const { return fingerprint_of(text()); }
 
 void DcpLayout::require_rank(std::string_view op, std::int64_t rank) const {
-  if (rank < 0 || rank >= n_) {
-    refuse_index(op, "rank", "is ", rank, ", needs 0 to ", n_ - 1, " (world_size = ", n_, ")");
+  if (rank < 0 || rank >= map_.ranks) {
+    refuse_index(op, "rank", "is ", rank, ", needs 0 to ", map_.ranks - 1, " (world_size = ", map_.ranks, ")");
   }
 }
 

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "core/tensor.h"
+#include "parallel/block_cyclic.h"
 
 namespace sparsespan {
 
@@ -20,22 +21,17 @@ class DcpLayout {
   // Refuses S < 1, N < 1, B < 1, B % S != 0 and B * N beyond 2^31 - 1.
   DcpLayout(std::int64_t interleave, std::int64_t world_size, std::int64_t page_size);
 
-  std::int64_t interleave() const { return s_; }
-  std::int64_t world_size() const { return n_; }
-  std::int64_t page_size() const { return b_; }
-  std::int64_t virtual_page_size() const { return b_ * n_; }
+  std::int64_t interleave() const { return map_.block; }
+  std::int64_t world_size() const { return map_.ranks; }
+  std::int64_t page_size() const { return page_size_; }
+  std::int64_t virtual_page_size() const { return page_size_ * map_.ranks; }
 
   // Position (or virtual location) p >= 0. A virtual page begins at a multiple of N * S, so the same maps hold for
   // positions and for locations that an allocator of virtual pages hands out.
-  std::int64_t owner(std::int64_t p) const { return p / s_ % n_; }
-  std::int64_t local(std::int64_t p) const { return p / (n_ * s_) * s_ + p % s_; }
-  std::int64_t logical(std::int64_t rank, std::int64_t l) const { return l / s_ * (n_ * s_) + rank * s_ + l % s_; }
-  // How many of the positions [0, length) rank owns. Monotone in length, so the keys that a query at position p
-  // sees, itself included, are local_len(p + 1, rank).
-  std::int64_t local_len(std::int64_t length, std::int64_t rank) const {
-    const std::int64_t whole = length / (n_ * s_) * s_;
-    return whole + std::clamp<std::int64_t>(length - whole * n_ - rank * s_, 0, s_);
-  }
+  std::int64_t owner(std::int64_t p) const { return map_.owner(p); }
+  std::int64_t local(std::int64_t p) const { return map_.local(p); }
+  std::int64_t logical(std::int64_t rank, std::int64_t l) const { return map_.logical(rank, l); }
+  std::int64_t local_len(std::int64_t length, std::int64_t rank) const { return map_.below(length, rank); }
 
   std::string text() const;  // "dcp_layout(interleave=1, world_size=4, page_size=64)"
   std::string fingerprint() const;
@@ -43,9 +39,8 @@ class DcpLayout {
   void require_rank(std::string_view op, std::int64_t rank) const;
 
  private:
-  std::int64_t s_;
-  std::int64_t n_;
-  std::int64_t b_;
+  BlockCyclic map_;
+  std::int64_t page_size_;
 };
 
 enum class DcpMap : std::uint8_t { owner, local, logical, local_len, visible_len };

@@ -45,11 +45,6 @@ std::int64_t checked_lcm(std::string_view op, std::string_view what, std::int64_
   return checked_product(op, what, a / std::gcd(a, b), b);
 }
 
-std::int64_t BlockCyclic::below(std::int64_t x, std::int64_t q) const {
-  const std::int64_t whole = x / span();
-  return whole * block + std::clamp(x - whole * span() - q * block, std::int64_t{0}, block);
-}
-
 // Runs of the layout with the larger span, counted in the other by formula.
 std::int64_t PositionSet::below_in_period(std::int64_t x) const {
   const bool swap = dst.span() > src.span();

@@ -1,26 +1,15 @@
 #pragma once
 
-// Block-cyclic ownership of positions, and positions that a source class and a destination class share.
+// Positions that a source class and a destination class share; a class is a rank of a block-cyclic layout.
 
 #include <cstdint>
 #include <functional>
 #include <vector>
 
 #include "core/tensor.h"
+#include "parallel/block_cyclic.h"
 
 namespace sparsespan {
-
-// Token p lies with class (p / block) % ranks; classes and positions count from 0.
-struct BlockCyclic {
-  std::int64_t block = 1;
-  std::int64_t ranks = 1;
-
-  std::int64_t span() const { return block * ranks; }
-  std::int64_t owner(std::int64_t p) const { return p / block % ranks; }
-  std::int64_t local(std::int64_t p) const { return p / span() * block + p % block; }
-  // Positions below x that class q owns.
-  std::int64_t below(std::int64_t x, std::int64_t q) const;
-};
 
 // The positions of [start, stop) that `src_class` owns in `src` and `dst_class` owns in `dst`.
 struct PositionSet {
