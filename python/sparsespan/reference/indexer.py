@@ -21,7 +21,7 @@ def _scores(q: np.ndarray, k: np.ndarray, weights: np.ndarray, k_scale: np.ndarr
     """Scores of one row: q [Hi, D], k [n, D], weights [Hi] -> [n]."""
     dots = np.asarray(q, np.float64) @ np.asarray(k, np.float64).T
     scores = np.asarray(weights, np.float64) @ np.maximum(dots, 0.0)
-    return scores if k_scale is None else scores * np.asarray(k_scale, np.float64)
+    return np.asarray(scores if k_scale is None else scores * np.asarray(k_scale, np.float64))
 
 
 def mqa_logits(
