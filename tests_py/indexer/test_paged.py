@@ -113,6 +113,12 @@ def test_cache_shapes(rng):
         np.testing.assert_array_equal(got, expected)
 
 
+def test_one_row_per_request_of_a_longer_array(rng):
+    q, cache, weights, lens, table, size = problem(rng, [65, 191], next_n=3)
+    expected = paged_mqa_logits(q[:, :1].copy(), cache, weights[::3], lens, table, size, 191)
+    np.testing.assert_array_equal(paged_mqa_logits(q[:, :1], cache, weights[::3], lens, table, size, 191), expected)
+
+
 def test_nan_in_unused_cache_never_leaks(rng):
     q, cache, weights, lens, table, size = problem(rng, [65, 191], layout="index_f32")
     expected = paged_mqa_logits(q, cache, weights, lens, table, size, 191, "index_f32")
@@ -226,7 +232,7 @@ REFUSED = [
     ({"q": np.zeros((1, 2, 4, 128), FP8)}, ValueError, r"q has shape \[1, 2, 4, 128\], needs \[B, next_n, Hi, D\]"),
     ({"q": np.zeros((2, 4, 128), np.float16)}, TypeError, r"q has dtype float16"),
     ({"q": np.zeros((2, 128), FP8)}, ValueError, r"q has shape \[2, 128\], needs \[T, Hi, D\] or \[B, next_n"),
-    ({"q": np.zeros((2, 2, 4, 128), FP8)[:, :1]}, ValueError, r"q has leading axes that do not lie one behind"),
+    ({"q": np.zeros((2, 3, 4, 128), FP8)[:, :2]}, ValueError, r"q has leading axes that do not lie one behind"),
     ({"weights": np.zeros((2, 3), np.float32)}, ValueError, r"weights has shape \[2, 3\], needs \[T, Hi\]"),
     ({"context_lens": np.array([5, -1])}, ValueError, r"context_lens has -1 at request 1, needs 0 <= length <= 192"),
     ({"context_lens": np.array([193, 1])}, ValueError, r"context_lens has 193 at request 0, .*3 pages of 64"),
