@@ -8,7 +8,7 @@ namespace sparsespan {
 namespace {
 
 template <class Params>
-void run(std::string_view op, const Params& p, indexer::ScoreProblem problem) {
+void run(std::string_view op, const Params& p, indexer::ScoreProblem&& problem) {
   indexer::select_columns(std::move(problem), {.op = op,
                                                .out = p.out.template as<std::int32_t, 2>(),
                                                .nan = p.nan,
