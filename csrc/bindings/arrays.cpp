@@ -71,9 +71,10 @@ Tensor view(std::string_view op, std::string_view argument, const py::object& ob
   t.present = true;
   t.data = const_cast<void*>(array.data());
   t.dtype = dtype_of_array(array);
+  const auto bytes = array.itemsize();
+  if (bytes == 0) refuse_type(op, argument, "has elements of no bytes, needs an array of numbers");
   t.rank = static_cast<int>(array.ndim());
   t.writable = array.writeable();
-  const auto bytes = array.itemsize();
   for (int i = 0; i < t.rank; ++i) {
     t.shape[i] = array.shape(i);
     if (array.strides(i) % bytes != 0) {
@@ -131,6 +132,21 @@ Tensor tokens_view(std::string_view op, std::string_view argument, const py::obj
   if (!t || t.rank == 3) return t;
   if (t.rank < 2) refuse_value(op, argument, "has shape ", t.shape_text(), ", needs [T, ..., d]");
   return merge_axes(op, argument, t, 1, t.rank - 1);
+}
+
+void require_leading_axes(std::string_view op, std::string_view argument, const py::object& out, const py::object& like,
+                          int dropped) {
+  const Tensor given = view(op, argument, out);
+  const Tensor wanted = view(op, argument, like);
+  if (!given || !wanted) return;
+  const int axes = wanted.rank - dropped;
+  if (axes == 1 && given.rank == 2) return;  // nothing to merge: the core says it better
+  bool same = given.rank == axes + 1;
+  for (int i = 0; i < axes; ++i) same = same && given.shape[i] == wanted.shape[i];
+  if (same) return;
+  std::string needs = "[";
+  for (int i = 0; i < axes; ++i) needs += std::to_string(wanted.shape[i]) + ", ";
+  refuse_value(op, argument, "has shape ", given.shape_text(), ", needs ", needs, "n]: the axes of the input");
 }
 
 py::array empty(DType dtype, std::initializer_list<std::int64_t> shape) {

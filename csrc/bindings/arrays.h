@@ -24,6 +24,11 @@ Tensor rows_view(std::string_view op, std::string_view argument, const py::objec
 // The same array seen as [T, -1, last axis]: ops that know a token from its heads. [T, d] has one head.
 Tensor tokens_view(std::string_view op, std::string_view argument, const py::object& object);
 
+// Refuses an output whose axes before the last are not those of `like` (less its last `dropped`): merged into rows,
+// [6, 8] and [3, 2, 8] would both pass for [2, 3, 8]. The core checks the last axis.
+void require_leading_axes(std::string_view op, std::string_view argument, const py::object& out, const py::object& like,
+                          int dropped = 1);
+
 py::array empty(DType dtype, std::initializer_list<std::int64_t> shape);
 py::array empty_like(const py::object& array, DType dtype);
 // `out` itself when given, else a new array.

@@ -146,7 +146,7 @@ void register_attention(py::module_& parent) {
         py::arg("context_lens"), py::arg("block_table"), py::arg("page_size"), py::arg("sm_scale"), py::arg("layout"),
         py::arg("out_dtype"), py::arg("out"), py::arg("validate"), py::arg("threads"));
   m.def("mha", &bind_mha, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("cu_q"), py::arg("cu_k"),
-        py::arg("sm_scale"), py::arg("causal"), py::arg("out_dtype"), py::arg("out"), py::arg("threads"));
+        py::arg("sm_scale"), py::arg("causal").noconvert(), py::arg("out_dtype"), py::arg("out"), py::arg("threads"));
   m.def("sparse_mha", &bind_sparse_mha, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("indices"),
         py::arg("sm_scale"), py::arg("topk_length"), py::arg("out_dtype"), py::arg("out"), py::arg("validate"),
         py::arg("threads"));

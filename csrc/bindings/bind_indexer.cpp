@@ -166,7 +166,7 @@ py::object bind_to_slots(const py::object& indices, const py::object& row_to_req
 void register_indexer(py::module_& parent) {
   auto m = parent.def_submodule("indexer");
   m.def("mqa_logits", &bind_mqa_logits, py::arg("q"), py::arg("k"), py::arg("weights"), py::arg("ks"), py::arg("ke"),
-        py::arg("k_scale") = py::none(), py::arg("clean_logits") = true, py::arg("max_seqlen_k") = 0,
+        py::arg("k_scale") = py::none(), py::arg("clean_logits").noconvert() = true, py::arg("max_seqlen_k") = 0,
         py::arg("out") = py::none(), py::arg("threads") = 0, py::arg("validate") = "full");
   m.def("topk", &bind_topk, py::arg("scores"), py::arg("k"), py::arg("lengths") = py::none(),
         py::arg("row_starts") = py::none(), py::arg("base") = "packed", py::arg("nan") = "raise",
@@ -176,7 +176,7 @@ void register_indexer(py::module_& parent) {
         py::arg("threads") = 0, py::arg("validate") = "full");
   m.def("paged_mqa_logits", &bind_paged_mqa_logits, py::arg("q"), py::arg("kv_cache"), py::arg("weights"),
         py::arg("context_lens"), py::arg("block_table"), py::arg("page_size"), py::arg("max_context_len"),
-        py::arg("layout") = "index_132", py::arg("clean_logits") = true, py::arg("out") = py::none(),
+        py::arg("layout") = "index_132", py::arg("clean_logits").noconvert() = true, py::arg("out") = py::none(),
         py::arg("threads") = 0, py::arg("validate") = "full");
   m.def("paged_select", &bind_paged_select, py::arg("q"), py::arg("kv_cache"), py::arg("weights"),
         py::arg("context_lens"), py::arg("block_table"), py::arg("page_size"), py::arg("topk") = 2048,

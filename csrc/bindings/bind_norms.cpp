@@ -19,6 +19,7 @@ py::object bind_rms_norm(const py::object& x, const py::object& w, float eps, co
   p.eps = eps;
   p.cast = parse_cast("rms_norm", cast);
   const py::object result = out_or_empty_like(out, x, p.x.dtype);
+  require_leading_axes("rms_norm", "out", result, x);
   p.out = rows_view("rms_norm", "out", result);
   p.threads = threads;
   without_gil([&] { rms_norm(p); });
@@ -37,7 +38,9 @@ py::tuple bind_add_rms_norm(const py::object& x, const py::object& residual, con
   if (!p.residual) refuse_type("add_rms_norm", "residual", "is None, needs an array; without one call rms_norm");
   const py::object result = out_or_empty_like(out, x, p.x.dtype);
   const py::object sum = out_or_empty_like(residual_out, x, p.x.dtype);
+  require_leading_axes("add_rms_norm", "out", result, x);
   p.out = rows_view("add_rms_norm", "out", result);
+  require_leading_axes("add_rms_norm", "residual_out", sum, x);
   p.residual_out = rows_view("add_rms_norm", "residual_out", sum);
   p.threads = threads;
   without_gil([&] { rms_norm(p); });
@@ -52,6 +55,7 @@ py::object bind_layer_norm(const py::object& x, const py::object& w, const py::o
   p.b = view("layer_norm", "b", b);
   p.eps = eps;
   const py::object result = out_or_empty_like(out, x, p.x.dtype);
+  require_leading_axes("layer_norm", "out", result, x);
   p.out = rows_view("layer_norm", "out", result);
   p.threads = threads;
   without_gil([&] { layer_norm(p); });

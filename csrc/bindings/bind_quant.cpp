@@ -49,6 +49,8 @@ py::tuple bind_act_quant(const py::object& x, std::int64_t block_size, const std
     shape.back() = block_size > 0 ? shape.back() / block_size : 0;
     scale = empty_of(DType::float32, shape);
   }
+  require_leading_axes("act_quant", "out[0]", y, x);
+  require_leading_axes("act_quant", "out[1]", scale, x);
   p.y = rows_view("act_quant", "out[0]", y);
   p.scale = rows_view("act_quant", "out[1]", scale);
   without_gil([&] { act_quant(p); });
@@ -117,6 +119,7 @@ py::object bind_read_kv(const py::object& cache, const py::object& slots, const 
     shape.push_back(layout_info(p.layout).dim);
     result = empty_of(layout_info(p.layout).decoded, shape);
   }
+  require_leading_axes("read_kv", "out", result, slots, 0);
   p.out = rows_view("read_kv", "out", result);
   without_gil([&] { read_kv(p); });
   return result;

@@ -14,6 +14,7 @@ py::object bind_rope(const py::object& x, const py::object& positions, const py:
   p.positions = view("apply_rope", "positions", positions);
   p.cos_sin = view("apply_rope", "cos_sin", cos_sin);
   const py::object result = out_or_empty_like(out, x, p.x.dtype);
+  require_leading_axes("apply_rope", "out", result, x);
   p.out = tokens_view("apply_rope", "out", result);
   p.interleaved = interleaved;
   p.threads = threads;

@@ -9,6 +9,7 @@ py::object bind_hadamard(const py::object& x, float scale, const py::object& out
   HadamardParams p;
   p.x = rows_view("hadamard_transform", "x", x);
   const py::object result = out_or_empty_like(out, x, p.x.dtype);
+  require_leading_axes("hadamard_transform", "out", result, x);
   p.out = rows_view("hadamard_transform", "out", result);
   p.scale = scale;
   p.threads = threads;

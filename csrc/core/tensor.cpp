@@ -1,5 +1,7 @@
 #include "core/tensor.h"
 
+#include <cstdlib>
+
 namespace sparsespan {
 
 namespace {
@@ -48,6 +50,24 @@ bool overlaps(const Tensor& a, const Tensor& b) {
   return x[0] < y[1] && y[0] < x[1];
 }
 
+// Whether two places of the view may be one place in memory. Axes by ascending stride: each must step over all that the
+// shorter ones reach. Every slice, transpose and padded array passes; a broadcast axis does not.
+bool meets_itself(const Tensor& t) {
+  std::array<std::array<std::int64_t, 2>, Tensor::kMaxRank> axes{};  // stride, extent
+  int used = 0;
+  for (int i = 0; i < t.rank; ++i) {
+    if (t.shape[i] == 0) return false;
+    if (t.shape[i] > 1) axes[used++] = {std::abs(t.strides[i]), t.shape[i]};
+  }
+  std::sort(axes.begin(), axes.begin() + used);
+  std::int64_t reach = 0;
+  for (int i = 0; i < used; ++i) {
+    if (axes[i][0] <= reach) return true;
+    reach += axes[i][0] * (axes[i][1] - 1);
+  }
+  return false;
+}
+
 }  // namespace
 
 std::string_view name_of(DType dtype) { return kFacts[static_cast<int>(dtype)].name; }
@@ -84,6 +104,7 @@ void require_dtype(std::string_view op, std::string_view argument, const Tensor&
     if (!needs.empty()) needs += " or ";
     needs += name_of(dtype);
   }
+  if (!t) refuse_type(op, argument, "is None, needs an array of ", needs);
   refuse_type(op, argument, "has dtype ", name_of(t.dtype), ", needs ", needs,
               "; convert it first, nothing is cast silently");
 }
@@ -126,6 +147,11 @@ void require_int(std::string_view op, std::string_view argument, const Tensor& t
 void require_writable(std::string_view op, std::string_view argument, const Tensor& t,
                       std::initializer_list<const Tensor*> inputs) {
   if (!t.writable) refuse_value(op, argument, "is read-only, needs a writable array");
+  if (meets_itself(t)) {
+    refuse_value(op, argument,
+                 "has elements that share memory with each other (a broadcast view?), needs memory of its ",
+                 "own for each; make it contiguous first");
+  }
   for (const Tensor* input : inputs) {
     if (input->present && overlaps(t, *input)) {
       refuse_value(op, argument, "shares memory with an input, needs memory of its own");

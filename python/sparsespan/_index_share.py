@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,18 +17,21 @@ def _field(config: Any, name: str, default: Any = None) -> Any:
 
 
 def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"index_share_layers: {name} is {value!r}, needs an integer")
+    value = operator.index(value)
     if value < least:
         raise ValueError(f"index_share_layers: {name} is {value}, needs at least {least}")
-    return value
+    return int(value)
 
 
 def _explicit(name: str, kinds: Any, layers: int) -> list[str]:
+    if not isinstance(kinds, (str, list, tuple)):
+        raise TypeError(f"index_share_layers: {name} is {kinds!r}, needs a list or a string")
     if len(kinds) != layers:
         raise ValueError(f"index_share_layers: {name} has {len(kinds)} entries, needs num_hidden_layers = {layers}")
     for layer, kind in enumerate(kinds):
-        if kind not in _WORDS:
+        if not isinstance(kind, str) or kind not in _WORDS:
             raise ValueError(f'index_share_layers: {name} has {kind!r} at layer {layer}, needs "full" or "shared"')
     return [_WORDS[kind] for kind in kinds]
 

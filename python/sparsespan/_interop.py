@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
+from ._refusals import parameter, translate
 
 __all__ = ["call"]
 
@@ -30,14 +31,31 @@ class _Export:
         return (1, 0)
 
 
-def _to_numpy(value: Any) -> np.ndarray:
+def _to_numpy(op: str, name: str, value: Any) -> np.ndarray:
     if getattr(value, "requires_grad", False):
-        raise ValueError("a tensor requires grad; sparsespan ops have no backward: pass tensor.detach()")
+        raise ValueError(
+            f"{op}: {name} requires grad, needs a tensor without: ops have no backward: pass tensor.detach()"
+        )
+    # torch may owe a tensor the change of sign: its memory holds the negated values, and DLPack would show those.
+    if getattr(value, "is_neg", bool)():
+        raise ValueError(f"{op}: {name} is a lazily negated view, needs plain memory; pass tensor.resolve_neg()")
     try:
-        capsule = value.__dlpack__(max_version=(1, 1))
-    except TypeError:  # a producer from before DLPack 1.0
-        capsule = value.__dlpack__()
-    return _core.dlpack.from_capsule(capsule)
+        try:
+            capsule = value.__dlpack__(max_version=(1, 1))
+        except TypeError:  # a producer from before DLPack 1.0
+            capsule = value.__dlpack__()
+        return _core.dlpack.from_capsule(capsule)
+    except TypeError as error:
+        raise TypeError(f"{op}: {name} cannot be read through DLPack: {error}") from None
+    except (BufferError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{op}: {name} cannot be read through DLPack: {error}") from None
+
+
+def _plain(function: Callable[..., Any], key: int | str, value: Any) -> Any:
+    """Give NumPy floats, and 0-d arrays where a number is wanted, as Python numbers: the core cuts other 3.7 to 3."""
+    if isinstance(value, np.ndarray) and value.ndim == 0 and "Supports" in parameter(function, key)[1]:
+        value = value[()]
+    return float(value) if isinstance(value, np.floating) else value
 
 
 def _is_foreign(value: Any) -> bool:
@@ -63,20 +81,30 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     home: Callable[[np.ndarray], Any] | None = None
     originals: dict[int, Any] = {}
 
-    def convert(value: Any) -> Any:
+    def convert(key: int | str, value: Any) -> Any:
         nonlocal home
         if isinstance(value, tuple):
-            return tuple(convert(v) for v in value)
+            return tuple(convert(key, v) for v in value)
         if not _is_foreign(value):
-            return value
-        array = _to_numpy(value)
+            if isinstance(value, np.ndarray) and value.ndim > 0:
+                originals[id(value)] = (value, value)
+            return _plain(function, key, value)
+        array = _to_numpy(getattr(function, "__name__", "sparsespan"), parameter(function, key)[0], value)
+        if array.ndim == 0:
+            return _plain(function, key, array)
         originals[id(array)] = (array, value)
         home = home or _returner(value)
         return array
 
-    converted_args = [convert(a) for a in args]
-    converted_kwargs = {k: convert(v) for k, v in kwargs.items()}
-    result = function(*converted_args, **converted_kwargs)
+    converted_args = [convert(i, a) for i, a in enumerate(args)]
+    converted_kwargs = {k: convert(k, v) for k, v in kwargs.items()}
+    try:
+        result = function(*converted_args, **converted_kwargs)
+    except (TypeError, ValueError, MemoryError) as error:
+        told = translate(function, error, converted_args, converted_kwargs)
+        if told is error:
+            raise
+        raise told from None
     if home is None:
         return result
 

@@ -118,7 +118,7 @@ def test_refusals():
     refused(
         TypeError, "positions has dtype float32, needs int32 or int64", x, positions.astype(np.float32), table, True
     )
-    refused(TypeError, "incompatible function arguments", x, positions, table, "half")
+    refused(TypeError, "interleaved is 'half', needs True or False", x, positions, table, "half")
     refused(
         ValueError,
         r"x has a last axis of 7, needs an even one",

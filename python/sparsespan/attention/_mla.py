@@ -117,6 +117,8 @@ def sparse_mla(
     """
     if extra is not None:
         raise ValueError("sparse_mla: extra is given, needs None; a second cache (DeepSeek-V4) is not supported yet")
+    if layout == "":
+        raise ValueError('sparse_mla: layout is "", needs the name of a layout, or None for packed rows')
     if layout is not None and page_size is None:
         raise ValueError(f'sparse_mla: page_size is None, needs the tokens per page of the "{layout}" cache')
     if layout is None and page_size is not None:

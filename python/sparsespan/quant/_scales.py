@@ -73,6 +73,16 @@ def act_quant(
     return y, scale
 
 
+def _is_float32(dtype: Any) -> bool:
+    try:
+        name = np.dtype(dtype).name
+    except (TypeError, UnicodeError):
+        name = str(dtype).removeprefix("torch.")
+    if name not in ("bfloat16", "float32"):
+        raise TypeError(f"weight_dequant: dtype is {name}, needs bfloat16 or float32")
+    return name == "float32"
+
+
 def weight_dequant(
     w: Any,
     scale_inv: Any,
@@ -92,7 +102,7 @@ def weight_dequant(
         Multiplier (the name is the checkpoint's); finite and >= 0. Bytes that are e8m0 must be viewed as such.
     block : int
         Side of a block; blocks at the right and lower edge may be smaller.
-    dtype : {ml_dtypes.bfloat16, numpy.float32}
+    dtype : {ml_dtypes.bfloat16, numpy.float32}, or its name, or torch's
         Of the result.
     out : array [M, N] of bfloat16 or float32, optional
         Written instead of a new array; its own dtype counts.
@@ -129,8 +139,5 @@ def weight_dequant(
     array([[2. , 2. , 0.5],
            [2. , 2. , 0.5]], dtype=float32)
     """
-    wanted = np.dtype(dtype)
-    if wanted not in (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)):
-        raise TypeError(f"weight_dequant: dtype is {wanted.name}, needs bfloat16 or float32")
-    to_float32 = wanted == np.dtype(np.float32)
+    to_float32 = _is_float32(dtype)
     return call(_core.quant.weight_dequant, w, scale_inv, block, to_float32, out, threads, validate)
