@@ -156,7 +156,7 @@ def test_refusals():
             out=out,
         )
     assert (out == 7).all()
-    refused(ValueError, r"out has shape \[4, 1, 8\], needs \[T, H, d\]", x, positions, table, True, out=out[:, :1])
+    refused(ValueError, r"out has shape \[4, 1, 8\], needs \[4, 2, n\]", x, positions, table, True, out=out[:, :1])
     refused(TypeError, r"out has dtype bfloat16, needs float32", x, positions, table, True, out=out.astype(BF16))
     read_only = out.copy()
     read_only.flags.writeable = False
