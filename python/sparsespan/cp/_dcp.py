@@ -61,11 +61,6 @@ class DcpLayout(TableMixin, GatherMixin, CapacityMixin):
         return str(self._core.fingerprint)
 
     @property
-    def virtual_page_size(self) -> int:
-        """Positions that share one page id: ``page_size * world_size``. The page of allocator and prefix cache."""
-        return self.page_size * self.world_size
-
-    @property
     def transferable_pages(self) -> bool:
         """Whether a page holds consecutive positions (``interleave == page_size``, or one rank).
 

@@ -53,12 +53,12 @@ class TableMixin:
     interleave: int
     world_size: int
     page_size: int
+    _core: Any
 
     @property
     def virtual_page_size(self) -> int:
-        raise NotImplementedError  # DcpLayout's
-
-    _core: Any
+        """Positions that share one page id: ``page_size * world_size``. The page of allocator and prefix cache."""
+        return self.page_size * self.world_size
 
     def spans(self, tokens_per_rank: int) -> DcpSpans:
         """Every span that scales with the ranks, for a KV pool of ``tokens_per_rank`` rows on each.
