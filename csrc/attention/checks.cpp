@@ -14,12 +14,16 @@ void require_heads(std::string_view op, std::string_view argument, const Tensor&
   require_inner_contiguous(op, argument, t);
 }
 
-std::int64_t require_queries(std::string_view op, const Tensor& q, const Tensor& q_pe) {
+std::int64_t require_queries(std::string_view op, const Tensor& q, const Tensor& q_pe, std::int64_t d_v) {
   require_heads(op, q_pe ? "q[0]" : "q", q, "[T, H, Dqk]");
   if (!q_pe) return q.shape[2];
   require_heads(op, "q[1]", q_pe, "[T, H, Dpe]");
   require_dtype(op, "q[1]", q_pe, {q.dtype});
   require_shape(op, "q[1]", q_pe, {q.shape[0], q.shape[1], kAny}, "[T, H, Dpe]");
+  if (q.shape[2] < d_v) {  // the two parts the wrong way round fit as well, and give plausible output
+    refuse_value(op, "q[0]", "has shape ", q.shape_text(), ", needs a last axis of at least d_v = ", d_v,
+                 ": it is the latent part, which meets the values; the rope part is q[1]");
+  }
   return q.shape[2] + q_pe.shape[2];
 }
 

@@ -11,8 +11,9 @@ namespace sparsespan {
 
 // [T, H, dim], float32 or bfloat16, last axis contiguous.
 void require_heads(std::string_view op, std::string_view argument, const Tensor& t, std::string_view names);
-// q alone, or q and q_pe side by side; returns the width of the two together.
-std::int64_t require_queries(std::string_view op, const Tensor& q, const Tensor& q_pe);
+// q alone, or q and q_pe side by side; returns the width of the two together. The first part holds the values
+// (d_v columns).
+std::int64_t require_queries(std::string_view op, const Tensor& q, const Tensor& q_pe, std::int64_t d_v);
 void require_scale(std::string_view op, float sm_scale);
 // [H] float32 without NaN, or not given.
 void require_sink(std::string_view op, const Tensor& attn_sink, std::int64_t heads);

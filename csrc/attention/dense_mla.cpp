@@ -134,7 +134,7 @@ std::vector<Tile> make_tiles(const DenseMlaParams& p, const RowGroups& groups, s
 }  // namespace
 
 void dense_mla(const DenseMlaParams& p) {
-  const std::int64_t dim = require_queries(kOp, p.q, p.q_pe);
+  const std::int64_t dim = require_queries(kOp, p.q, p.q_pe, kLatentDim);
   const KvRows rows(kOp, "kv_cache", p.kv_cache, p.layout, p.page_size, dim);
   validate_shapes(p);
   validate_requests(p);

@@ -54,7 +54,7 @@ void validate(const SparseMlaParams& p, const Tensor& indices, const KvRows& row
 }  // namespace
 
 void sparse_mla(const SparseMlaParams& p) {
-  const std::int64_t dim = require_queries(kOp, p.q, p.q_pe);
+  const std::int64_t dim = require_queries(kOp, p.q, p.q_pe, p.d_v);
   const KvRows rows(kOp, "kv", p.kv, p.layout, p.page_size, dim);
   const Tensor indices = squeeze_head_axis(kOp, "indices", p.indices);
   const Tensor lane_of = squeeze_head_axis(kOp, "lane_of", p.lane_of);

@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["parameter", "translate"]
 
-_BOUNDS = {"threads": 31}  # bits of the C++ integer behind an argument; all others have 63
+_BOUNDS = {"threads": 31, "n": 31}  # bits of the C++ integer behind an argument; all others have 63
 
 
 def _parameters(function: Callable[..., Any]) -> list[tuple[str, str]]:

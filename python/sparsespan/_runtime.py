@@ -7,6 +7,7 @@ import importlib.util
 import os
 
 from . import _core
+from ._interop import call
 
 __all__ = ["available_isas", "build_info", "max_isa", "num_threads", "set_max_isa", "set_num_threads"]
 
@@ -63,7 +64,7 @@ def set_num_threads(n: int) -> None:
     ValueError
         If ``n`` is negative.
     """
-    _core.set_num_threads(n)
+    call(_core.set_num_threads, n)
 
 
 def max_isa() -> str:
@@ -84,7 +85,7 @@ def set_max_isa(isa: str) -> None:
     ValueError
         If ``isa`` is none of the four.
     """
-    _core.set_max_isa(isa)
+    call(_core.set_max_isa, isa)
 
 
 def available_isas() -> list[str]:

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
-from sparsespan.attention import mha, sparse_mla
-from sparsespan.indexer import mqa_logits, topk
-from sparsespan.quant import act_quant, read_kv, weight_dequant
-from sparsespan.transform import apply_rope, hadamard_transform, rms_norm
+import sparsespan
+from sparsespan.attention import dense_mla, mha, sparse_mla
+from sparsespan.indexer import index_share_layers, mqa_logits, topk
+from sparsespan.quant import act_quant, kv_layout, read_kv, weight_dequant
+from sparsespan.testing import compare_topk
+from sparsespan.transform import apply_rope, hadamard_transform, rms_norm, yarn_softmax_scale
 
 
 def test_elements_of_no_bytes_are_refused():
@@ -72,6 +74,33 @@ def test_other_kinds_of_plain_arguments():
     for dtype in ("nonsense", 3, np.float16):
         with pytest.raises(TypeError, match=r"weight_dequant: dtype is (nonsense|3|float16), needs bfloat16 or float"):
             weight_dequant(x, x, dtype=dtype)
+
+
+def test_the_parts_of_q_the_wrong_way_round():
+    latent, rope = np.ones((1, 2, 512), np.float32), np.ones((1, 2, 64), np.float32)
+    kv, indices = np.ones((2, 2, 576), np.float32), np.array([[0, 3]])
+    sparse_mla((latent, rope), kv, indices, 1.0, layout="f32_576", page_size=2)
+    with pytest.raises(ValueError, match=r"sparse_mla: q\[0\] has shape \[1, 2, 64\], needs .* at least d_v = 512"):
+        sparse_mla((rope, latent), kv, indices, 1.0, layout="f32_576", page_size=2)
+    one = np.array([0])
+    with pytest.raises(ValueError, match=r"dense_mla: q\[0\] has shape \[1, 2, 64\], needs .* at least d_v = 512"):
+        dense_mla((rope, latent), kv, one, one, one[None], 2, 1.0, "f32_576")
+
+
+def test_what_takes_no_arrays_names_its_arguments_too():
+    with pytest.raises(TypeError, match=r"^set_num_threads: n is 'x', needs an integer$"):
+        sparsespan.set_num_threads("x")
+    with pytest.raises(TypeError, match=r"^set_max_isa: isa is None, needs a string$"):
+        sparsespan.set_max_isa(None)
+    with pytest.raises(TypeError, match=r"^kv_layout: name is None, needs a string$"):
+        kv_layout(None)
+    with pytest.raises(TypeError, match=r"^yarn_softmax_scale: head_dim is 1.5, needs an integer$"):
+        yarn_softmax_scale(1.5)
+    with pytest.raises(ValueError, match=r"compare_topk: base is 'slot', needs \"packed\" or \"row\""):
+        compare_topk(np.array([[0]]), np.ones((1, 2)), 1, base="slot")
+    with pytest.raises(TypeError, match=r"index_share_layers: num_hidden_layers is 2.0, needs an integer"):
+        index_share_layers({"num_hidden_layers": 2.0})
+    assert index_share_layers({"num_hidden_layers": np.int64(2)}) == ["full", "full"]
 
 
 def test_an_output_whose_rows_are_one_row_is_refused():

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from .. import _core
+from .._interop import call
 
 __all__ = ["KvField", "KvLayout", "kv_layout", "kv_layout_names"]
 
@@ -126,7 +127,7 @@ def kv_layout(name: str) -> KvLayout:
       scale: 4 float32 at 512..528
       rope: 64 bfloat16 at 528..656
     """
-    known, dtype, width, dim, decoded, nbytes, fields = _core.quant.kv_layout(name)
+    known, dtype, width, dim, decoded, nbytes, fields = call(_core.quant.kv_layout, name)
     return KvLayout(
         known,
         _dtype(dtype),

@@ -127,6 +127,8 @@ def compare_topk(
         raise ValueError(f"compare_topk: got has shape {list(got.shape)}, needs [T, k] = {[len(scores), k]}")
     if got.dtype.kind not in "iu":
         raise ValueError(f"compare_topk: got has dtype {got.dtype}, needs integers")
+    if base not in ("packed", "row"):
+        raise ValueError(f'compare_topk: base is {base!r}, needs "packed" or "row"')
     starts, sizes = _windows(scores, lengths, row_starts)
     for row, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist())):
         window = scores[row, start : start + size]

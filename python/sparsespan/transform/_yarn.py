@@ -196,4 +196,4 @@ def yarn_softmax_scale(head_dim: int, factor: float = 1.0, mscale_all_dim: float
     >>> yarn_softmax_scale(256)
     0.0625
     """
-    return float(_core.transform.yarn_softmax_scale(head_dim, factor, mscale_all_dim))
+    return float(call(_core.transform.yarn_softmax_scale, head_dim, factor, mscale_all_dim))
