@@ -1,5 +1,7 @@
 #include "bindings/arrays.h"
 
+#include <pybind11/gil_safe_call_once.h>
+
 #include <algorithm>
 #include <map>
 #include <vector>
@@ -8,18 +10,21 @@ namespace sparsespan::bindings {
 
 namespace {
 
-// Type number -> DType. ml_dtypes' types get their numbers at import time, so the table is made at run time;
-// never freed, because the interpreter may be gone when static destructors run.
+// Type number -> DType. ml_dtypes' types get their numbers at import time, so the table is made at run time; never
+// freed, because the interpreter may be gone when static destructors run. A plain static would deadlock: the import
+// lets go of the GIL, and a second thread would wait for the static with the GIL held.
 const std::map<int, DType>& dtype_table() {
-  static const auto* table = [] {
-    auto* t = new std::map<int, DType>;
-    for (int i = 1; i < static_cast<int>(DType::other); ++i) {
-      const auto dtype = static_cast<DType>(i);
-      (*t)[numpy_dtype(dtype).num()] = dtype;
-    }
-    return t;
-  }();
-  return *table;
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<std::map<int, DType>> storage;
+  return storage
+      .call_once_and_store_result([] {
+        std::map<int, DType> table;
+        for (int i = 1; i < static_cast<int>(DType::other); ++i) {
+          const auto dtype = static_cast<DType>(i);
+          table[numpy_dtype(dtype).num()] = dtype;
+        }
+        return table;
+      })
+      .get_stored();
 }
 
 bool is_ml_dtype(DType dtype) {

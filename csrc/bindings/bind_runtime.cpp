@@ -12,6 +12,7 @@ void register_runtime(py::module_& m) {
   m.def("build_info", &build_info);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
+  m.def("set_num_threads_here", &set_num_threads_here, py::arg("n"));
   m.def("set_openmp_hint", &set_openmp_hint, py::arg("path"));
   m.def("max_isa", [] { return std::string(name_of(max_isa())); });
   m.def("active_isa", [] { return std::string(name_of(active_isa())); });

@@ -23,6 +23,7 @@ namespace sparsespan {
 namespace {
 
 std::atomic<int> chosen_threads{0};
+thread_local int chosen_here = 0;
 thread_local bool inside_parallel = false;
 
 // An OpenMP runtime does not survive fork(): its threads are gone but it waits for them. A child runs serially.
@@ -103,6 +104,7 @@ void run_team(Work& work) {
 }  // namespace
 
 int num_threads() {
+  if (chosen_here > 0) return chosen_here;
   const int chosen = chosen_threads.load();
   if (chosen > 0) return chosen;
   static const int from_environment = environment_threads();
@@ -112,6 +114,11 @@ int num_threads() {
 void set_num_threads(int n) {
   if (n < 0) refuse_value("set_num_threads", "n", "is ", n, ", needs at least 1 (or 0 for the environment's choice)");
   chosen_threads.store(n);
+}
+
+void set_num_threads_here(int n) {
+  if (n < 0) refuse_value("set_num_threads_here", "n", "is ", n, ", needs at least 1 (or 0 for the process's choice)");
+  chosen_here = n;
 }
 
 int team_size(std::int64_t n, int threads) {

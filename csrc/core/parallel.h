@@ -35,6 +35,8 @@ class TaskRef {
 int num_threads();
 // n = 0 goes back to the environment's choice. Throws std::invalid_argument for n < 0.
 void set_num_threads(int n);
+// The same for calls from this thread only: ranks that are threads share the cores out. n = 0 takes it back.
+void set_num_threads_here(int n);
 
 // How many slots parallel_for(n, threads, ...) may use at most: size per-slot scratch with it. 1 inside
 // another parallel_for and in a forked child.

@@ -6,7 +6,8 @@ They work on any implementation's outputs, so engine developers may use them on 
 from __future__ import annotations
 
 from ._attn import compare_attn
+from ._faults import FaultyComm
 from ._invariance import assert_row_invariant, each_isa
 from ._topk import compare_topk
 
-__all__ = ["assert_row_invariant", "compare_attn", "compare_topk", "each_isa"]
+__all__ = ["FaultyComm", "assert_row_invariant", "compare_attn", "compare_topk", "each_isa"]

@@ -1,0 +1,118 @@
+#include "comm/ledger.h"
+
+#include "core/check.h"
+
+namespace sparsespan {
+
+namespace {
+
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      out += ' ';
+    } else {
+      out += c;
+    }
+  }
+  return out + "\"";
+}
+
+}  // namespace
+
+Ledger::Entry* Ledger::find(std::int64_t number) {
+  if (ring_.empty() || number < ring_.front().number) return nullptr;  // the ring has moved on
+  const auto place = static_cast<std::size_t>(number - ring_.front().number);
+  return place < ring_.size() ? &ring_[place] : nullptr;
+}
+
+std::int64_t Ledger::open(const Request& request) {
+  const std::lock_guard lock(mutex_);
+  Entry entry;
+  entry.number = issued_++;
+  entry.print = request.stamp.print;
+  entry.bytes = request.bytes;
+  entry.peer = request.peer;
+  entry.tag = request.tag;
+  entry.started = now();
+  ring_.push_back(std::move(entry));
+  if (ring_.size() > kRing) ring_.pop_front();
+  ++counters_[static_cast<int>(request.op)].calls;
+  return issued_ - 1;
+}
+
+void Ledger::finish(std::int64_t number, CommOp op, std::int64_t received) {
+  const std::lock_guard lock(mutex_);
+  counters_[static_cast<int>(op)].bytes += received;
+  if (Entry* entry = find(number); entry != nullptr) {
+    entry->state = "done";
+    entry->ended = now();
+  }
+}
+
+void Ledger::fail(std::int64_t number, const std::string& why) {
+  const std::lock_guard lock(mutex_);
+  if (Entry* entry = find(number); entry != nullptr) {
+    entry->state = "failed: " + why;
+    entry->ended = now();
+  }
+}
+
+void Ledger::spend(CommOp op, double seconds) {
+  const std::lock_guard lock(mutex_);
+  counters_[static_cast<int>(op)].seconds += seconds;
+}
+
+void Ledger::count_checks(std::int64_t received) {
+  const std::lock_guard lock(mutex_);
+  ++checks_.calls;
+  checks_.bytes += received;
+}
+
+std::int64_t Ledger::issued() const {
+  const std::lock_guard lock(mutex_);
+  return issued_;
+}
+
+Counter Ledger::counter(CommOp op) const {
+  const std::lock_guard lock(mutex_);
+  return counters_[static_cast<int>(op)];
+}
+
+Counter Ledger::checks() const {
+  const std::lock_guard lock(mutex_);
+  return checks_;
+}
+
+void Ledger::reset() {
+  const std::lock_guard lock(mutex_);
+  counters_ = {};
+  checks_ = {};
+}
+
+std::string Ledger::entry_json(const Entry& e) {
+  std::string shape;
+  for (std::int64_t i = 0; i < e.print.axes; ++i) {
+    shape += (i == 0 ? "" : ", ") + (e.print.shape[i] < 0 ? "null" : std::to_string(e.print.shape[i]));
+  }
+  std::string text = detail::join(
+      "{\"number\": ", e.number, ", \"op\": \"", name_of(e.print.op), "\", \"sequence\": ", e.print.sequence,
+      ", \"dtype\": \"", name_of(static_cast<DType>(e.print.dtype)), "\", \"shape\": [", shape,
+      "], \"bytes\": ", e.bytes, ", \"peer\": ", e.peer, ", \"tag\": ", e.tag, ", \"plan\": ", e.print.plan);
+  text += detail::join(", \"started\": ", e.started, ", \"ended\": ");
+  text += e.ended < 0 ? "null" : detail::join(e.ended);
+  return text + ", \"state\": " + quoted(e.state) + "}";
+}
+
+std::string Ledger::json(int rank, int size) const {
+  const std::lock_guard lock(mutex_);
+  std::string text =
+      detail::join("{\"rank\": ", rank, ", \"size\": ", size, ", \"issued\": ", issued_, ", \"operations\": [");
+  for (std::size_t i = 0; i < ring_.size(); ++i) text += (i == 0 ? "" : ", ") + entry_json(ring_[i]);
+  return text + "]}";
+}
+
+}  // namespace sparsespan

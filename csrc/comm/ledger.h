@@ -1,0 +1,68 @@
+#pragma once
+
+// What a communicator did: counters per primitive, and the last operations for the post-mortem.
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <string>
+
+#include "comm/request.h"
+
+namespace sparsespan {
+
+// `bytes` are those that this rank received from other ranks, counted where they are copied or delivered; its own
+// share, which never leaves the rank, does not count. `seconds` is time inside calls (start, test, wait): time that a
+// transfer overlaps with computation does not count.
+struct Counter {
+  std::int64_t calls = 0;
+  std::int64_t bytes = 0;
+  double seconds = 0;
+};
+
+class Ledger {
+ public:
+  static constexpr std::size_t kRing = 64;
+
+  // Enters an operation that starts now; the number names it from here on.
+  std::int64_t open(const Request& request);
+  void finish(std::int64_t number, CommOp op, std::int64_t received);
+  void fail(std::int64_t number, const std::string& why);
+  void spend(CommOp op, double seconds);
+  void count_checks(std::int64_t received);
+
+  std::int64_t issued() const;
+  Counter counter(CommOp op) const;
+  Counter checks() const;  // the fingerprints that checked mode exchanges, kept apart from the data
+  void reset();            // counters only; the ring and the numbers stay
+
+  // {"rank": r, "size": n, "operations": [...]}, oldest first.
+  std::string json(int rank, int size) const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Entry {
+    std::int64_t number = 0;
+    Fingerprint print;
+    std::int64_t bytes = 0;
+    int peer = -1;
+    std::int64_t tag = 0;
+    double started = 0;
+    double ended = -1;
+    std::string state = "started";
+  };
+  Entry* find(std::int64_t number);
+  double now() const { return std::chrono::duration<double>(Clock::now() - birth_).count(); }
+  static std::string entry_json(const Entry& entry);
+
+  mutable std::mutex mutex_;
+  Clock::time_point birth_ = Clock::now();
+  std::int64_t issued_ = 0;
+  std::deque<Entry> ring_;
+  std::array<Counter, kCommOpCount> counters_{};
+  Counter checks_;
+};
+
+}  // namespace sparsespan
