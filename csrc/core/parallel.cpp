@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -125,7 +126,10 @@ int team_size(std::int64_t n, int threads) {
   if (threads < 0) refuse_value("parallel_for", "threads", "is ", threads, ", needs at least 1 (or 0 for the default)");
   if (inside_parallel || forked.load()) return 1;
   const std::int64_t wanted = threads > 0 ? threads : num_threads();
-  return static_cast<int>(std::clamp<std::int64_t>(std::min(n, wanted), 1, 4096));
+  // More threads than the machine could ever use would only test how many it lets a process have, and an OpenMP
+  // runtime that cannot make a thread ends the process.
+  static const std::int64_t most = std::max<std::int64_t>(64, 4L * sysconf(_SC_NPROCESSORS_ONLN));
+  return static_cast<int>(std::clamp<std::int64_t>(std::min(n, wanted), 1, most));
 }
 
 void parallel_for(std::int64_t n, int threads, TaskRef task) {

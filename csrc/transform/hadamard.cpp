@@ -30,6 +30,7 @@ void run(const HadamardParams& p) {
   const auto out = p.out.as<T, 2>();
   const std::int64_t rows = x.shape[0];
   const std::int64_t n = x.shape[1];
+  if (rows == 0) return;  // before any scratch: an empty input may claim rows of any length
   const Scratch<float> scratch(row_team_size(rows, n, p.threads) * round_up(n, 16));
   const auto hadamard = transform_kernels().hadamard;
   parallel_rows(rows, n, p.threads, [&](std::int64_t t, int slot) {

@@ -72,7 +72,7 @@ Scratch<float> widen(const Tensor& w) {
 // Runs body(row index, float32 copy of the row) over all rows of [rows, n].
 template <class Body>
 void for_each_row(std::int64_t rows, std::int64_t n, int threads, const Body& body) {
-  if (n == 0) return;
+  if (rows == 0 || n == 0) return;
   const Scratch<float> scratch(row_team_size(rows, n, threads) * round_up(n, 16));
   parallel_rows(rows, n, threads, [&](std::int64_t t, int slot) { body(t, scratch.data() + slot * round_up(n, 16)); });
 }

@@ -52,6 +52,7 @@ void run(const RopeParams& p) {
   const std::int64_t heads = x.shape[1];
   const std::int64_t d = x.shape[2];
   const std::int64_t rows = x.shape[0] * heads;
+  if (rows == 0) return;
   const Scratch<float> scratch(row_team_size(rows, d, p.threads) * round_up(d, 16));
   const auto& kernels = transform_kernels();
   const auto rope = p.interleaved ? kernels.rope_interleaved : kernels.rope_half_split;

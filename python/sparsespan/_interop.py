@@ -64,7 +64,7 @@ def _is_foreign(value: Any) -> bool:
 
 def _returner(value: Any) -> Callable[[np.ndarray], Any]:
     root = type(value).__module__.partition(".")[0]
-    library = sys.modules[root]
+    library = sys.modules.get(root)
     if root == "jax" or root == "jaxlib":
         library = sys.modules["jax"].dlpack
     convert = getattr(library, "from_dlpack", None)

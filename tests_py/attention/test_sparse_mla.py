@@ -263,3 +263,13 @@ def test_torch_writes_the_same_formula(rng, dtype):
             compare_attn(got, want, lse_abs=2e-6)
         else:
             compare_attn(sparse_mla(q, kv, indices, 0.135), want, **FLOAT32)
+
+
+def test_scores_of_minus_infinity_alone_are_no_keys():
+    q = np.full((1, 1, 2), -np.inf, np.float32)
+    kv = np.array([[1, 1], [2, 1]], np.float32)
+    indices = np.array([[0, 1]], np.int32)
+    for _ in each_isa():
+        for result in (sparse_mla(q, kv, indices, 1.0, d_v=2), reference.sparse_mla(q, kv, indices, 1.0, d_v=2)):
+            out, lse, largest = result
+            assert (out == 0).all() and np.isneginf(lse).all() and np.isneginf(largest).all()

@@ -93,7 +93,10 @@ def test_mpi_conforms(size):
 @needs_mpi
 def test_mpi_mismatch_is_told_on_every_rank():
     run = mpirun(2, "mismatch")
-    assert dict(re.findall(r"rank (\d) (done|mismatch|timeout|error)", run.stdout)) == {"0": "mismatch", "1": "mismatch"}, run.stderr
+    assert dict(re.findall(r"rank (\d) (done|mismatch|timeout|error)", run.stdout)) == {
+        "0": "mismatch",
+        "1": "mismatch",
+    }, run.stderr
 
 
 @needs_mpi

@@ -72,7 +72,8 @@ class _TorchTransport(Transport):
         return "torch"
 
     def _tensors(self, buffer: Any, sizes: list[int]) -> list[Any]:
-        return list(self._torch.from_numpy(buffer).split(sizes))
+        whole: Any = self._torch.from_numpy(buffer)
+        return list(whole.split(sizes))
 
     def all_gather(self, send: Any, recv: Any, sizes: list[int]) -> Any:
         if sum(sizes) == 0:

@@ -16,8 +16,10 @@ def _softmax_rows(scores: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, n
         empty = np.full(heads, -np.inf)
         return np.zeros((heads, values.shape[-1])), empty, empty
     m = scores.max(axis=1)
-    p = np.exp(scores - m[:, None])
-    total = p.sum(axis=1)
+    # Scores of -inf alone weigh nothing: the same as no key, not 0 / 0.
+    nothing = np.isneginf(m)
+    p = np.exp(scores - np.where(nothing, 0.0, m)[:, None])
+    total = np.where(nothing, 1.0, p.sum(axis=1))
     out = np.einsum("hn,hnd->hd" if values.ndim == 3 else "hn,nd->hd", p, values)
     return out / total[:, None], m + np.log(total), m
 
