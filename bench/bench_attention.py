@@ -6,7 +6,6 @@ FLOPs are counted as the peers count them: 2 * heads * valid keys * (Dqk + Dv).
 from __future__ import annotations
 
 import importlib.util
-import statistics
 
 import ml_dtypes
 import numpy as np
@@ -85,10 +84,10 @@ def _sparse_rows(rows: int, repeats: int):
             "bf16": lambda: sparse_mla(q, kv, indices, SCALE, out=out),
             "fp8_656": lambda: sparse_mla(q, cache, indices, SCALE, layout="fp8_656", page_size=PAGE, out=out),
             **_peers(q, kv, indices),
-            "probe": lambda isa=isa, probe=probe: probe.append(_core.probe(isa, 400_000, num_threads())),
+            "probe": lambda isa=isa, probe=probe: probe.append(_core.probe(isa, 2_000_000, num_threads())),
         }
         median = interleaved(runs, repeats)
-        peak = statistics.median(probe)
+        peak = max(probe)  # a rate in registers is never better than the machine; a cold turn may be worse
         for ours in ("bf16", "fp8_656"):
             for peer in [name for name in runs if name not in ("bf16", "fp8_656", "probe")]:
                 yield {

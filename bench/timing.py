@@ -1,4 +1,8 @@
-"""Interleaved medians: ours and the peers take turns, so that a drift of the machine hits all alike."""
+"""Interleaved medians: ours and the peers take turns, so that a drift of the machine hits all alike.
+
+Every turn starts with a pause: thread pools (OpenBLAS's, libgomp's) spin for some milliseconds after their last work,
+and whoever comes next would share the cores with them. One untimed call then wakes the turn's own pool.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import time
 from collections.abc import Callable
 
 __all__ = ["interleaved"]
+
+SETTLE_SECONDS = 0.03
 
 
 def _once(run: Callable[[], object], inner: int) -> float:
@@ -25,5 +31,7 @@ def interleaved(runs: dict[str, Callable[[], object]], repeats: int = 9, min_sec
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
+            time.sleep(SETTLE_SECONDS)
+            run()
             times[name].append(_once(run, inner[name]))
     return {name: statistics.median(t) for name, t in times.items()}
