@@ -10,6 +10,17 @@ namespace sparsespan {
 namespace {
 
 #if defined(__x86_64__)
+std::string avx2_refusal() {
+#ifndef SPARSESPAN_HAVE_AVX2
+  return "not built: the compiler has no AVX2";
+#else
+  __builtin_cpu_init();
+  const bool offered =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  return offered ? "" : "the CPU lacks AVX2, FMA or F16C";
+#endif
+}
+
 std::string avx512_refusal() {
 #ifndef SPARSESPAN_HAVE_AVX512
   return "not built: the compiler has no AVX-512";
@@ -18,11 +29,12 @@ std::string avx512_refusal() {
   // __builtin_cpu_supports also asks the operating system (XGETBV) for the wide registers.
   const bool offered = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                       __builtin_cpu_supports("fma");
-  return offered ? "" : "the CPU lacks AVX-512 F, BW, VL, DQ or FMA";
+                       __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  return offered ? "" : "the CPU lacks AVX-512 F, BW, VL, DQ, FMA or F16C";
 #endif
 }
 #else
+std::string avx2_refusal() { return "not an x86-64 CPU"; }
 std::string avx512_refusal() { return "not an x86-64 CPU"; }
 #endif
 
@@ -52,7 +64,7 @@ std::string isa_refusal(Isa isa) {
   switch (isa) {
     case Isa::generic: return "";
     case Isa::avx512: return avx512_refusal();
-    case Isa::avx2:
+    case Isa::avx2: return avx2_refusal();
     case Isa::amx: return "not built: this version has no kernels at this level";
   }
   return "unknown";

@@ -5,16 +5,12 @@
 namespace sparsespan {
 
 extern const AttentionKernels generic_attention_kernels;
-#ifdef SPARSESPAN_HAVE_AVX512
+extern const AttentionKernels avx2_attention_kernels;
 extern const AttentionKernels avx512_attention_kernels;
-#endif
 
 const AttentionKernels& attention_kernels() {
-#ifdef SPARSESPAN_HAVE_AVX512
-  return choose_kernels<AttentionKernels>({&generic_attention_kernels, nullptr, &avx512_attention_kernels, nullptr});
-#else
-  return choose_kernels<AttentionKernels>({&generic_attention_kernels, nullptr, nullptr, nullptr});
-#endif
+  return choose_kernels<AttentionKernels>({&generic_attention_kernels, SPARSESPAN_AVX2(avx2_attention_kernels),
+                                           SPARSESPAN_AVX512(avx512_attention_kernels), nullptr});
 }
 
 }  // namespace sparsespan

@@ -7,6 +7,18 @@
 
 #include "core/isa.h"
 
+// &table where that level was built, else nullptr (its files are not in the library then).
+#ifdef SPARSESPAN_HAVE_AVX2
+#define SPARSESPAN_AVX2(table) &(table)
+#else
+#define SPARSESPAN_AVX2(table) nullptr
+#endif
+#ifdef SPARSESPAN_HAVE_AVX512
+#define SPARSESPAN_AVX512(table) &(table)
+#else
+#define SPARSESPAN_AVX512(table) nullptr
+#endif
+
 namespace sparsespan {
 
 template <class Table>

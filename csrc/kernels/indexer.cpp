@@ -5,17 +5,12 @@
 namespace sparsespan {
 
 extern const IndexerKernels generic_indexer_kernels;
-#ifdef SPARSESPAN_HAVE_AVX512
+extern const IndexerKernels avx2_indexer_kernels;
 extern const IndexerKernels avx512_indexer_kernels;
-#endif
 
 const IndexerKernels& indexer_kernels() {
-#ifdef SPARSESPAN_HAVE_AVX512
-  const IndexerKernels* avx512 = &avx512_indexer_kernels;
-#else
-  const IndexerKernels* avx512 = nullptr;
-#endif
-  return choose_kernels<IndexerKernels>({&generic_indexer_kernels, nullptr, avx512, nullptr});
+  return choose_kernels<IndexerKernels>({&generic_indexer_kernels, SPARSESPAN_AVX2(avx2_indexer_kernels),
+                                         SPARSESPAN_AVX512(avx512_indexer_kernels), nullptr});
 }
 
 }  // namespace sparsespan

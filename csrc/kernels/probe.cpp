@@ -6,13 +6,13 @@
 
 #include "core/check.h"
 #include "core/parallel.h"
+#include "kernels/dispatch.h"
 
 namespace sparsespan {
 
 extern const ProbeKernels generic_probe_kernels;
-#ifdef SPARSESPAN_HAVE_AVX512
+extern const ProbeKernels avx2_probe_kernels;
 extern const ProbeKernels avx512_probe_kernels;
-#endif
 
 namespace {
 
@@ -21,11 +21,11 @@ constexpr std::string_view kOp = "probe";
 const ProbeKernels* probe_of(Isa isa) {
   switch (isa) {
     case Isa::generic: return &generic_probe_kernels;
-#ifdef SPARSESPAN_HAVE_AVX512
-    case Isa::avx512: return &avx512_probe_kernels;
-#endif
-    default: return nullptr;
+    case Isa::avx2: return SPARSESPAN_AVX2(avx2_probe_kernels);
+    case Isa::avx512: return SPARSESPAN_AVX512(avx512_probe_kernels);
+    case Isa::amx: return nullptr;
   }
+  return nullptr;
 }
 
 }  // namespace

@@ -14,8 +14,8 @@ struct ProbeKernels {
   int flops_per_iteration;
 };
 
-// Multiplications and additions per second at that very level: 128-bit multiply + add (generic), 512-bit fused
-// (avx512), summed over `threads` threads (0: the default). Refuses a level that cannot run here.
+// Multiplications and additions per second at that very level: 128-bit multiply + add (generic), 256-bit
+// fused (avx2), 512-bit fused (avx512), summed over `threads` threads (0: the default). Refuses a level that cannot run here.
 double probe_flops_per_second(Isa isa, std::int64_t iterations, int threads);
 
 }  // namespace sparsespan

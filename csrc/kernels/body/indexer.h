@@ -9,10 +9,10 @@ namespace {
 
 using sparsespan::Narrow;
 
-// The register tile: heads x vectors of keys. 8 x 3 of 32 wide registers; 2 x 4 of 16 narrow ones, where each
-// multiply needs a copy of its factor besides.
-constexpr int kTileHeads = Vec::kLanes == 16 ? 8 : 2;
-constexpr int kTileVecs = Vec::kLanes == 16 ? 3 : 4;
+// The register tile: heads x vectors of keys. 8 x 3 of 32 wide registers; 4 x 3 of 16 with fused multiply-add; 2 x 4 of
+// 16 narrow ones, where each multiply needs a copy of its factor besides.
+constexpr int kTileHeads = Vec::kLanes == 16 ? 8 : Vec::kLanes == 8 ? 4 : 2;
+constexpr int kTileVecs = Vec::kLanes == 4 ? 4 : 3;
 constexpr int kPanelKeys = kTileVecs * Vec::kLanes;
 
 template <Narrow type>
