@@ -136,6 +136,21 @@ py::dict bind_trace(const Communicator& c) {
   return trace;
 }
 
+py::list bind_timeline(const Communicator& c) {
+  py::list spans;
+  for (const CommSpan& span : c.ledger()->timeline()) {
+    py::dict d;
+    d["op"] = std::string(name_of(span.op));
+    d["start"] = span.start;
+    d["end"] = span.end;
+    d["bytes"] = span.bytes;
+    d["peer"] = span.peer < 0 ? py::object(py::none()) : py::int_(span.peer);
+    d["failed"] = span.failed;
+    spans.append(std::move(d));
+  }
+  return spans;
+}
+
 // Dropping a communicator may wait for readers: without the GIL, which they may need to get on.
 void bind_operations(py::class_<Communicator, Comm>& c) {
   const auto timeout = [] { return py::arg("timeout") = py::none(); };
@@ -157,7 +172,7 @@ void bind_facts(py::class_<Communicator, Comm>& c) {
   c.def_property_readonly("kind", &Communicator::kind);
   c.def_property("timeout", &Communicator::timeout, &Communicator::set_timeout);
   c.def_property_readonly("issued", [](const Communicator& self) { return self.ledger()->issued(); });
-  c.def("trace", &bind_trace).def("record", &Communicator::record);
+  c.def("trace", &bind_trace).def("timeline", &bind_timeline).def("record", &Communicator::record);
   c.def("reset_trace", [](const Communicator& self) { self.ledger()->reset(); });
   c.def("abort", &Communicator::poison, py::arg("reason"), py::call_guard<py::gil_scoped_release>());
   c.def("close", &Communicator::close, py::call_guard<py::gil_scoped_release>());

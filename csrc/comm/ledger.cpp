@@ -1,5 +1,8 @@
 #include "comm/ledger.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "core/check.h"
 
 namespace sparsespan {
@@ -29,36 +32,54 @@ Ledger::Entry* Ledger::find(std::int64_t number) {
   return place < ring_.size() ? &ring_[place] : nullptr;
 }
 
+CommSpan* Ledger::find_span(std::int64_t number) {
+  const std::int64_t place = number - first_span_;
+  return place >= 0 && place < static_cast<std::int64_t>(spans_.size()) ? &spans_[place] : nullptr;
+}
+
 std::int64_t Ledger::open(const Request& request) {
   const std::lock_guard lock(mutex_);
+  const double now = clock_seconds();
   Entry entry;
   entry.number = issued_++;
   entry.print = request.stamp.print;
   entry.bytes = request.bytes;
   entry.peer = request.peer;
   entry.tag = request.tag;
-  entry.started = now();
+  entry.started = now - birth_;
   ring_.push_back(std::move(entry));
   if (ring_.size() > kRing) ring_.pop_front();
+  spans_.push_back(CommSpan{request.op, request.peer, false, 0, now, -1});
+  if (spans_.size() > kSpans) {
+    spans_.pop_front();
+    ++first_span_;
+  }
   ++counters_[static_cast<int>(request.op)].calls;
   return issued_ - 1;
+}
+
+void Ledger::end(std::int64_t number, const std::string& state, std::int64_t received, bool failed) {
+  const double now = clock_seconds();
+  if (Entry* entry = find(number); entry != nullptr) {
+    entry->state = state;
+    entry->ended = now - birth_;
+  }
+  if (CommSpan* span = find_span(number); span != nullptr) {
+    span->end = now;
+    span->bytes = received;
+    span->failed = failed;
+  }
 }
 
 void Ledger::finish(std::int64_t number, CommOp op, std::int64_t received) {
   const std::lock_guard lock(mutex_);
   counters_[static_cast<int>(op)].bytes += received;
-  if (Entry* entry = find(number); entry != nullptr) {
-    entry->state = "done";
-    entry->ended = now();
-  }
+  end(number, "done", received, false);
 }
 
 void Ledger::fail(std::int64_t number, const std::string& why) {
   const std::lock_guard lock(mutex_);
-  if (Entry* entry = find(number); entry != nullptr) {
-    entry->state = "failed: " + why;
-    entry->ended = now();
-  }
+  end(number, "failed: " + why, 0, true);
 }
 
 void Ledger::spend(CommOp op, double seconds) {
@@ -91,6 +112,15 @@ void Ledger::reset() {
   const std::lock_guard lock(mutex_);
   counters_ = {};
   checks_ = {};
+  spans_.clear();
+  first_span_ = issued_;
+}
+
+std::vector<CommSpan> Ledger::timeline() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<CommSpan> ended;
+  std::copy_if(spans_.begin(), spans_.end(), std::back_inserter(ended), [](const CommSpan& s) { return s.end >= 0; });
+  return ended;
 }
 
 std::string Ledger::entry_json(const Entry& e) {

@@ -8,6 +8,7 @@
 #include <deque>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "comm/request.h"
 
@@ -22,9 +23,21 @@ struct Counter {
   double seconds = 0;
 };
 
+// One operation on the time line. Times are steady_clock's own seconds, the same clock on every rank of a machine;
+// `end` is negative while it is under way.
+struct CommSpan {
+  CommOp op = CommOp::barrier;
+  int peer = -1;
+  bool failed = false;
+  std::int64_t bytes = 0;  // received from other ranks, as in Counter
+  double start = 0;
+  double end = -1;
+};
+
 class Ledger {
  public:
   static constexpr std::size_t kRing = 64;
+  static constexpr std::size_t kSpans = 1 << 16;  // 3 MB at most; the oldest go first
 
   // Enters an operation that starts now; the number names it from here on.
   std::int64_t open(const Request& request);
@@ -36,7 +49,9 @@ class Ledger {
   std::int64_t issued() const;
   Counter counter(CommOp op) const;
   Counter checks() const;  // the fingerprints that checked mode exchanges, kept apart from the data
-  void reset();            // counters only; the ring and the numbers stay
+  // Operations that have ended, in the order in which they began.
+  std::vector<CommSpan> timeline() const;
+  void reset();  // counters and time line; the ring and the numbers stay
 
   // {"rank": r, "size": n, "operations": [...]}, oldest first.
   std::string json(int rank, int size) const;
@@ -54,13 +69,17 @@ class Ledger {
     std::string state = "started";
   };
   Entry* find(std::int64_t number);
-  double now() const { return std::chrono::duration<double>(Clock::now() - birth_).count(); }
+  CommSpan* find_span(std::int64_t number);
+  void end(std::int64_t number, const std::string& state, std::int64_t received, bool failed);
+  static double clock_seconds() { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); }
   static std::string entry_json(const Entry& entry);
 
   mutable std::mutex mutex_;
-  Clock::time_point birth_ = Clock::now();
+  double birth_ = clock_seconds();
   std::int64_t issued_ = 0;
   std::deque<Entry> ring_;
+  std::deque<CommSpan> spans_;  // of the operations from first_span_ on
+  std::int64_t first_span_ = 0;
   std::array<Counter, kCommOpCount> counters_{};
   Counter checks_;
 };

@@ -264,8 +264,32 @@ class Communicator:
         """
         return dict(self._native.trace())
 
+    def timeline(self) -> list[dict[str, Any]]:
+        """When this rank's operations ran: what a trace viewer needs, a process for each rank and a lane for comm.
+
+        Returns
+        -------
+        list of dict
+            ``{"op": str, "start": s, "end": s, "bytes": n, "peer": rank or None, "failed": bool}``, in the order in
+            which they began; those under way are left out, and of more than 65536 the oldest. Measured: ``start`` is
+            when the call began, ``end`` when this rank saw it done, in seconds of :func:`time.monotonic`, which ranks
+            on one machine share. Operations that overlap have spans that overlap. ``bytes`` as in :meth:`trace`;
+            ``peer`` is the root, destination or source. A group that was split off keeps its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sparsespan.comm import run_ranks
+        >>> def rank(comm):
+        ...     comm.all_gather(np.zeros(4))
+        ...     return comm.timeline()
+        >>> [(span["op"], span["bytes"]) for span in run_ranks(2, rank)[0]]
+        [('all_gather', 32)]
+        """
+        return list(self._native.timeline())
+
     def reset_trace(self) -> None:
-        """Start counting anew."""
+        """Start counting, and the time line, anew."""
         self._native.reset_trace()
 
     def record(self) -> str:
