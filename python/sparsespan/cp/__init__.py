@@ -1,11 +1,14 @@
-"""Context-parallel plans as pure data: splits, owner maps, grids, transfers, volumes. Nothing here communicates."""
+"""Context parallelism: plans as pure data (splits, owner maps, grids, transfers, volumes), and ops that follow them."""
 
 from __future__ import annotations
 
 from ._dcp import DcpLayout, dcp_layout
 from ._dcp_capacity import DcpCapacity, DcpHeads
+from ._dcp_combine import dcp_combine
+from ._dcp_decode import dcp_decode, dcp_partial
 from ._dcp_gather import DcpBlockGather, DcpGatherPlan
 from ._dcp_tables import DcpSpans
+from ._dcp_write import dcp_write_index, dcp_write_kv
 from ._dims import AttentionDims, attention_dims
 from ._grid import RankGrid, rank_grid
 from ._plan import CpPlan
@@ -38,7 +41,12 @@ __all__ = [
     "Volume",
     "VolumeRow",
     "attention_dims",
+    "dcp_combine",
+    "dcp_decode",
     "dcp_layout",
+    "dcp_partial",
+    "dcp_write_index",
+    "dcp_write_kv",
     "o_proj_break_even",
     "rank_grid",
     "split_plan",
