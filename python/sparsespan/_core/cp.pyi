@@ -1,8 +1,9 @@
 from __future__ import annotations
 import collections.abc
 import numpy
+import sparsespan._core.comm
 import typing
-__all__: list[str] = ['CpPlan', 'DcpLayout', 'DcpMap', 'RankGrid', 'split_plan', 'transfer_plan', 'transfer_positions', 'transfer_slots', 'volume']
+__all__: list[str] = ['CpPlan', 'DcpLayout', 'DcpMap', 'RankGrid', 'dcp_combine', 'dcp_decode', 'dcp_partial', 'split_plan', 'transfer_plan', 'transfer_positions', 'transfer_slots', 'volume']
 class DcpMap:
     """
     Members:
@@ -184,6 +185,12 @@ class CpPlan:
         ...
     def split_lens(self) -> numpy.ndarray:
         ...
+def dcp_combine(comm: sparsespan._core.comm.Communicator, partial_out: typing.Any, partial_lse: typing.Any, attn_sink: typing.Any, combine: str, payload: str, out_dtype: str, out: typing.Any, timeout: typing.SupportsFloat | typing.SupportsIndex | None, plan: str, threads: typing.SupportsInt | typing.SupportsIndex) -> tuple:
+    ...
+def dcp_decode(comm: sparsespan._core.comm.Communicator, layout: DcpLayout, q: typing.Any, q_pe: typing.Any, kv_cache: typing.Any, indices: typing.Any, block_table: typing.Any, sm_scale: typing.SupportsFloat | typing.SupportsIndex, row_to_request: typing.Any, context_lens: typing.Any, topk_length: typing.Any, attn_sink: typing.Any, kv_layout: str, d_v: typing.SupportsInt | typing.SupportsIndex, combine: str, payload: str, replicate_q: bool, head_pad: typing.SupportsInt | typing.SupportsIndex, lanes: bool | None, out_dtype: str, out: typing.Any, timeout: typing.SupportsFloat | typing.SupportsIndex | None, validate: str, threads: typing.SupportsInt | typing.SupportsIndex) -> tuple:
+    ...
+def dcp_partial(layout: DcpLayout, rank: typing.SupportsInt | typing.SupportsIndex, q: typing.Any, q_pe: typing.Any, kv_cache: typing.Any, indices: typing.Any, block_table: typing.Any, sm_scale: typing.SupportsFloat | typing.SupportsIndex, row_to_request: typing.Any, context_lens: typing.Any, topk_length: typing.Any, kv_layout: str, d_v: typing.SupportsInt | typing.SupportsIndex, lanes: bool, out_dtype: str, out: typing.Any, validate: str, threads: typing.SupportsInt | typing.SupportsIndex) -> tuple:
+    ...
 def split_plan(scheme: str, cu_seqlens: typing.Any, prefix_lens: typing.Any, world_size: typing.SupportsInt | typing.SupportsIndex, row_kind: typing.Any, pad_to: typing.SupportsInt | typing.SupportsIndex | None, flavor: str) -> CpPlan:
     ...
 def transfer_plan(prefill: dict, decode: dict, lengths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], present: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], num_layers: typing.SupportsInt | typing.SupportsIndex, kv_bytes: typing.SupportsInt | typing.SupportsIndex, index_bytes: typing.SupportsInt | typing.SupportsIndex, index_layers: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], spread: str) -> numpy.ndarray:
