@@ -20,7 +20,9 @@ from ._generate import (
     one_f_one_b,
     zero_bubble,
 )
+from ._layer_shard import LayerShard
 from ._lower import add_fetch_evict, add_send_recv, merge_backward
+from ._prefetch import PrefetchTimes, simulate_prefetch
 from ._schedule import Action, Schedule
 from ._simulate import Costs, Simulation, Span, simulate
 from ._waves import SmWaves, logit_tiles, sm_waves
@@ -29,6 +31,8 @@ __all__ = [
     "Action",
     "ChunkCost",
     "Costs",
+    "LayerShard",
+    "PrefetchTimes",
     "Schedule",
     "ScheduleError",
     "Simulation",
@@ -49,6 +53,7 @@ __all__ = [
     "mixed_prefill_decode",
     "one_f_one_b",
     "simulate",
+    "simulate_prefetch",
     "sm_waves",
     "split_layers",
     "text_timeline",
