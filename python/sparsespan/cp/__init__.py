@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._cache import LayerCache, gather_kv_and_cache
 from ._dcp import DcpLayout, dcp_layout
 from ._dcp_capacity import DcpCapacity, DcpHeads
 from ._dcp_combine import dcp_combine
@@ -12,6 +13,8 @@ from ._dcp_write import dcp_write_index, dcp_write_kv
 from ._dims import AttentionDims, attention_dims
 from ._grid import RankGrid, rank_grid
 from ._plan import CpPlan
+from ._prefill import PrefillResult, prefill_attention, prefill_select, prefill_slots
+from ._rows import gather_rows, igather_rows, split
 from ._split import DECODE, PAD, PREFILL, split_plan
 from ._transfer import transfer_plan
 from ._transfer_plan import KvSide, Transfer, TransferPlan
@@ -33,7 +36,9 @@ __all__ = [
     "DcpLayout",
     "DcpSpans",
     "KvSide",
+    "LayerCache",
     "NextNRows",
+    "PrefillResult",
     "RankGrid",
     "StaticBatch",
     "Transfer",
@@ -47,8 +52,15 @@ __all__ = [
     "dcp_partial",
     "dcp_write_index",
     "dcp_write_kv",
+    "gather_kv_and_cache",
+    "gather_rows",
+    "igather_rows",
     "o_proj_break_even",
+    "prefill_attention",
+    "prefill_select",
+    "prefill_slots",
     "rank_grid",
+    "split",
     "split_plan",
     "transfer_plan",
     "volume",
