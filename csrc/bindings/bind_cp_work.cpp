@@ -71,7 +71,7 @@ Started bind_gather_kv(Communicator& comm, const py::object& c_kv, const py::obj
 
 }  // namespace
 
-void register_cp_rows(py::module_& parent) {
+void register_cp_work(py::module_& parent) {
   auto m = parent.def_submodule("cp");
   py::class_<CpWork, std::shared_ptr<CpWork>>(m, "CpWork")
       .def("test", &CpWork::test, py::call_guard<py::gil_scoped_release>())
