@@ -1,3 +1,4 @@
+import itertools
 import json
 import xml.etree.ElementTree as ElementTree
 
@@ -54,17 +55,23 @@ def test_trace():
         events = json.loads(chrome_trace(run))["traceEvents"]
         slices = [e for e in events if e["ph"] == "X"]
         assert len(slices) == len(run.timeline)
-        lanes = {}
+        tracks = {}
         for e in slices:
-            lanes.setdefault((e["pid"], e["tid"]), []).append((e["ts"], e["ts"] + e["dur"]))
-        for (_, lane), spans in lanes.items():
-            if lane in (0, 3):  # compute and weights: one after the other
-                assert all(a[1] <= b[0] for a, b in zip(sorted(spans), sorted(spans)[1:]))
+            tracks.setdefault((e["pid"], e["tid"]), []).append((e["ts"], e["ts"] + e["dur"]))
+        assert {tid // 100 for _, tid in tracks} <= {0, 1, 2}
+        for spans in tracks.values():  # no simulated span holds another: one after the other
+            assert all(a[1] <= b[0] for a, b in itertools.pairwise(sorted(spans)))
         begins = {e["id"]: e for e in events if e["ph"] == "s"}
         ends = {e["id"]: e for e in events if e["ph"] == "f"}
         assert begins.keys() == ends.keys()
         for flow, begin in begins.items():
-            assert begin["pid"] != ends[flow]["pid"] and begin["ts"] <= ends[flow]["ts"]
+            assert (begin["pid"] == ends[flow]["pid"]) == (begin["name"] == "prefetch")
+            assert begin["ts"] <= ends[flow]["ts"]
+        sends = sum(s.lane == "send" for s in run.timeline)
+        fetches = sum(s.action.kind == "FETCH" for s in run.timeline)
+        names = [b["name"] for b in begins.values()]
+        assert (names.count("message"), names.count("prefetch")) == (sends, fetches)
+        assert sum(e["ph"] == "C" for e in events) == 2 * sends
 
 
 @pytest.mark.parametrize("unit", [1.0, 1e6])

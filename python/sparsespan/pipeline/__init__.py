@@ -25,19 +25,25 @@ from ._lower import add_fetch_evict, add_send_recv, merge_backward
 from ._prefetch import PrefetchTimes, simulate_prefetch
 from ._schedule import Action, Schedule
 from ._simulate import Costs, Simulation, Span, simulate
+from ._trace import Arrow, LaneSummary, Sample, Trace, TraceSpan
 from ._waves import SmWaves, logit_tiles, sm_waves
 
 __all__ = [
     "Action",
+    "Arrow",
     "ChunkCost",
     "Costs",
+    "LaneSummary",
     "LayerShard",
     "PrefetchTimes",
+    "Sample",
     "Schedule",
     "ScheduleError",
     "Simulation",
     "SmWaves",
     "Span",
+    "Trace",
+    "TraceSpan",
     "add_fetch_evict",
     "add_send_recv",
     "chrome_trace",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import re
 from xml.sax.saxutils import escape
 
-from ._simulate import Simulation, Span
+from ._simulate import Simulation
+from ._trace import LANES, Trace, TraceSpan
+from ._trace_of import as_trace
 
 __all__ = ["chrome_trace", "text_timeline", "to_svg"]
 
@@ -14,13 +15,17 @@ _COLOURS = {
     "F": "#7aa6dc", "B": "#8cc28c", "I": "#8fd0c8", "W": "#c9b3e0", "OVERLAP_F_B": "#e3b778", "P": "#7aa6dc",
     "D": "#e3b778", "MIXED": "#d8927c", "S": "#e07a9a", "REDUCE_GRAD": "#b0b0b0",
 }  # fmt: skip
-_LANE_COLOURS = {"send": "#999999", "receive": "#cccccc", "weights": "#d9d08a"}
-_LANES = ("compute", "send", "receive", "weights")
+_LANE_COLOURS = {"comm": "#a8a8a8", "prefetch": "#d9d08a"}
+_PLAIN = re.compile(r"\d+([A-Z_]+?)_?(\d+)?(@.*)?$")
 
 
-def _label(span: Span) -> str:
-    parts = span.action.parts or [span.action]
-    return "|".join(f"{p.kind}{p.microbatch}" if p.microbatch >= 0 else p.kind for p in parts)
+def _short(action: str) -> str:
+    match = _PLAIN.match(action)
+    return f"{match[1]}{match[2] or ''}" if match else action
+
+
+def _label(span: TraceSpan) -> str:
+    return "|".join(_short(part) for part in span.args.get("parts", [span.name]))
 
 
 def text_timeline(simulation: Simulation, *, width: int = 120) -> str:
@@ -62,12 +67,29 @@ def text_timeline(simulation: Simulation, *, width: int = 120) -> str:
     return "\n".join(f"rank {rank} " + "".join(row) for rank, row in enumerate(rows))
 
 
-def to_svg(simulation: Simulation, *, width: int = 1200, row: int = 24) -> str:
+class _Page:
+    """Where bands lie: a tall one for compute, thin ones below it for each track of the other lanes."""
+
+    def __init__(self, trace: Trace, ranks: int, width: int, row: int) -> None:
+        self.track = trace.tracks()
+        used = {(s.lane, t) for s, t in zip(trace.spans, self.track, strict=True)} | {("compute", 0)}
+        self.top: dict[tuple[str, int], int] = {}
+        self.height: dict[tuple[str, int], int] = {}
+        y = 0
+        for band in sorted(used, key=lambda b: (LANES.index(b[0]), b[1])):
+            self.top[band], self.height[band] = y, row if band[0] == "compute" else row // 3
+            y += self.height[band]
+        self.pitch, self.left = y + 6, 60
+        self.bottom = self.pitch * ranks
+        self.scale = (width - 70) / (trace.makespan or 1.0)
+
+
+def to_svg(run: Simulation | Trace, *, width: int = 1200, row: int = 24) -> str:
     """The time line as a picture: one band for each rank, thin bands below it for messages and weights.
 
     Parameters
     ----------
-    simulation : Simulation
+    run : Simulation or Trace
     width, row : int
         Pixels of the whole and of a band.
 
@@ -76,76 +98,63 @@ def to_svg(simulation: Simulation, *, width: int = 1200, row: int = 24) -> str:
     str
         An SVG document.
     """
-    spans = simulation.timeline
-    lanes = [lane for lane in _LANES if lane == "compute" or any(s.lane == lane for s in spans)]
-    heights = {lane: row if lane == "compute" else row // 3 for lane in lanes}
-    pitch = sum(heights.values()) + 6
-    left, scale = 60, (width - 70) / (simulation.makespan or 1.0)
-    ranks, pale = len(simulation.busy), ' fill-opacity="0.6"'  # a rank's further stages are paler than its first
+    trace = as_trace(run)
+    ranks = len(run.busy) if isinstance(run, Simulation) else trace.ranks
+    page = _Page(trace, ranks, width, row)
+    zero, stages = trace.start, run.schedule.stages if isinstance(run, Simulation) else ranks
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{pitch * len(simulation.busy) + 24}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{page.bottom + 24}" '
         'font-family="sans-serif" font-size="10">'
     ]
-    for rank in range(len(simulation.busy)):
-        out.append(f'<text x="4" y="{pitch * rank + row / 2 + 4:.1f}">rank {rank}</text>')
-    for span in spans:
-        height = heights[span.lane]
-        y = pitch * span.rank + sum(heights[lane] for lane in lanes[: lanes.index(span.lane)])
-        x, w = left + span.start * scale, (span.end - span.start) * scale
+    for rank in range(ranks):
+        out.append(f'<text x="4" y="{page.pitch * rank + row / 2 + 4:.1f}">rank {rank}</text>')
+    for span, track in zip(trace.spans, page.track, strict=True):
+        x, w = page.left + (span.start - zero) * page.scale, (span.end - span.start) * page.scale
         if w <= 0:
             continue
-        colour = _LANE_COLOURS.get(span.lane) or _COLOURS.get(span.action.kind, "#bbbbbb")
-        title = escape(f"{span.action}: {span.start:g} .. {span.end:g}")
+        y = page.pitch * span.rank + page.top[span.lane, track]
+        colour = _LANE_COLOURS.get(span.lane) or _COLOURS.get(span.args.get("kind", ""), "#bbbbbb")
+        # A rank's further stages are paler than its first.
+        pale = ' fill-opacity="0.6"' if stages > ranks and span.args.get("stage", 0) >= ranks else ""
+        title = escape(f"{span.name}: {span.start - zero:g} .. {span.end - zero:g}")
         out.append(
-            f'<rect x="{x:.2f}" y="{y}" width="{w:.2f}" height="{height}" fill="{colour}" stroke="#fff" '
-            f'stroke-width="0.5"{pale if span.action.stage >= ranks else ""}><title>{title}</title></rect>'
+            f'<rect x="{x:.2f}" y="{y}" width="{w:.2f}" height="{page.height[span.lane, track]}" fill="{colour}" '
+            f'stroke="#fff" stroke-width="0.5"{pale}><title>{title}</title></rect>'
         )
-        label = _label(span)
-        if span.lane == "compute" and w > 6 * len(label):
-            out.append(f'<text x="{x + w / 2:.2f}" y="{y + row / 2 + 4:.1f}" text-anchor="middle">{label}</text>')
+        label = _label(span) if span.lane == "compute" else ""
+        if label and w > 6 * len(label):
+            out.append(
+                f'<text x="{x + w / 2:.2f}" y="{y + row / 2 + 4:.1f}" text-anchor="middle">{escape(label)}</text>'
+            )
+    bubble = max((s.bubble for s in trace.summary() if s.lane == "compute"), default=0.0)
     out.append(
-        f'<text x="{left}" y="{pitch * len(simulation.busy) + 16}">makespan {simulation.makespan:g}, '
-        f"largest bubble {max(simulation.bubble, default=0.0):g}</text></svg>"
+        f'<text x="{page.left}" y="{page.bottom + 16}">{trace.figures}: makespan {trace.makespan:g}, largest bubble '
+        f"{bubble:g}</text></svg>"
     )
     return "\n".join(out)
 
 
-def chrome_trace(simulation: Simulation, *, unit_us: float = 1.0) -> str:
+def chrome_trace(run: Simulation | Trace, *, unit_us: float | None = None) -> str:
     """The time line as Chrome / Perfetto JSON: a process for each rank, a thread for each lane, arrows for messages.
 
     Parameters
     ----------
-    simulation : Simulation
-    unit_us : float
-        Microseconds of one unit of time.
+    run : Simulation or Trace
+    unit_us : float, optional
+        Microseconds of one unit of time: 1 for a simulation when not given, a million for a trace, which has seconds.
 
     Returns
     -------
     str
-        JSON for chrome://tracing or ui.perfetto.dev.
+        JSON for chrome://tracing or ui.perfetto.dev; :meth:`Trace.from_json` reads and checks it.
+
+    Examples
+    --------
+    >>> from sparsespan.pipeline import Trace, add_send_recv, chrome_trace, gpipe, simulate
+    >>> trace = Trace.from_json(chrome_trace(simulate(add_send_recv(gpipe(2, 2)))))
+    >>> trace.figures, len(trace.arrows), [line.lane for line in trace.summary()]
+    ('modelled', 4, ['compute', 'comm', 'compute', 'comm'])
     """
-    events: list[dict[str, Any]] = []
-    sent: dict[tuple[str, int, int], int] = {}
-    for rank in range(len(simulation.busy)):
-        events.append({"ph": "M", "name": "process_name", "pid": rank, "args": {"name": f"rank {rank}"}})
-        for lane in _LANES:
-            events.append(
-                {"ph": "M", "name": "thread_name", "pid": rank, "tid": _LANES.index(lane), "args": {"name": lane}}
-            )
-    for span in simulation.timeline:
-        place = {"pid": span.rank, "tid": _LANES.index(span.lane)}
-        start, end = span.start * unit_us, span.end * unit_us
-        events.append({"ph": "X", "name": str(span.action), "cat": span.lane, "ts": start, "dur": end - start, **place})
-        if span.lane not in ("send", "receive"):
-            continue
-        kind, stage = span.action.kind[-1], span.action.stage
-        # A message is known by its channel, its micro-batch and the stage it leaves.
-        if span.lane == "receive":
-            stage = {"F": stage - 1, "X": stage - 1, "B": stage + 1}.get(kind, simulation.schedule.stages - 1)
-        flow = sent.setdefault((kind, stage, span.action.microbatch), len(sent))
-        arrow = {"name": "message", "cat": "message", "id": flow, **place}
-        if span.lane == "send":
-            events.append({"ph": "s", "ts": start, **arrow})
-        else:
-            events.append({"ph": "f", "bp": "e", "ts": end, **arrow})
-    return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
+    if unit_us is None:
+        unit_us = 1.0 if isinstance(run, Simulation) else 1e6
+    return as_trace(run).to_json(unit_us=unit_us)

@@ -127,10 +127,13 @@ class Simulation:
         Times of every cell of the schedule.
     timeline : iterable of Span
         All actions, rank by rank.
+    message_bytes : float
+        As the costs have it.
     """
 
-    def __init__(self, schedule: Schedule, core: Any) -> None:
+    def __init__(self, schedule: Schedule, core: Any, message_bytes: float = 0.0) -> None:
         self.schedule = schedule
+        self.message_bytes = message_bytes
         self.makespan: float = core.makespan
         self.busy: list[float] = core.busy
         self.bubble: list[float] = core.bubble
@@ -199,5 +202,6 @@ def simulate(schedule: Schedule, costs: Costs | None = None, *, transport: str =
     >>> run.makespan, run.bubble, run.peak_activations
     (33.0, [9.0, 9.0, 9.0, 9.0], [4, 3, 2, 1])
     """
-    core = _core.pipeline.simulate(schedule._core, (costs or Costs())._lower(), transport)
-    return Simulation(schedule, core)
+    given = costs or Costs()
+    core = _core.pipeline.simulate(schedule._core, given._lower(), transport)
+    return Simulation(schedule, core, given.message_bytes)
