@@ -1,0 +1,135 @@
+"""Weights of one attention layer, as a checkpoint names them, and as the layer multiplies by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ..quant import weight_dequant
+from ._dims import LayerDims
+from ._linear import Linear
+
+__all__ = ["LayerWeights", "layer_tensors", "seeded_tensors"]
+
+BF16 = ml_dtypes.bfloat16
+
+
+def layer_tensors(dims: LayerDims, indexer: bool = True) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor of an attention layer; names follow ``model.layers.N.`` in a checkpoint.
+
+    Parameters
+    ----------
+    dims : LayerDims
+    indexer : bool
+        False for a "shared" layer, which has no indexer of its own.
+    """
+    d, attention = dims, "self_attn."
+    shapes: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (d.hidden,),
+        attention + "q_a_proj.weight": (d.q_lora, d.hidden),
+        attention + "q_a_layernorm.weight": (d.q_lora,),
+        attention + "q_b_proj.weight": (d.heads * (d.nope + d.rope), d.q_lora),
+        attention + "kv_a_proj_with_mqa.weight": (d.kv_lora + d.rope, d.hidden),
+        attention + "kv_a_layernorm.weight": (d.kv_lora,),
+        attention + "kv_b_proj.weight": (d.heads * (d.nope + d.v_head), d.kv_lora),
+        attention + "o_proj.weight": (d.hidden, d.heads * d.v_head),
+    }
+    if indexer:
+        shapes |= {
+            attention + "indexer.wq_b.weight": (d.index_heads * d.index_dim, d.q_lora),
+            attention + "indexer.wk.weight": (d.index_dim, d.hidden),
+            attention + "indexer.k_norm.weight": (d.index_dim,),
+            attention + "indexer.k_norm.bias": (d.index_dim,),
+            attention + "indexer.weights_proj.weight": (d.index_heads, d.hidden),
+        }
+    return shapes
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Unit-variance output for unit-variance input; drawn row by row, so that no float32 copy of the whole exists."""
+    out = np.empty(shape, dtype)
+    scale = np.float32(1.0 / math.sqrt(shape[-1]))
+    step = max(1, (1 << 20) // shape[-1])
+    for first in range(0, shape[0], step):
+        rows = out[first : first + step]
+        rows[:] = rng.standard_normal(rows.shape, np.float32) * scale
+    return out
+
+
+def seeded_tensors(dims: LayerDims, seed: int, index: int, dtype: Any = BF16, indexer: bool = True) -> dict[str, Any]:
+    """Random tensors of an attention layer, the same for every process: they depend on seed, layer and name alone."""
+    tensors = {}
+    for name, shape in layer_tensors(dims, indexer).items():
+        rng = np.random.default_rng([seed, index, *name.encode()])
+        if len(shape) == 2:
+            tensors[name] = _normal(rng, shape, dtype)
+        else:  # norms: near one, biases near zero
+            centre = 0.0 if name.endswith("bias") else 1.0
+            tensors[name] = (centre + 0.1 * rng.standard_normal(shape, np.float32)).astype(dtype)
+    return tensors
+
+
+class LayerWeights:
+    """The weights of one layer, of all heads or of the heads of one tensor-parallel rank.
+
+    Parameters
+    ----------
+    tensors : mapping
+        By the names of :func:`layer_tensors`; a float8 weight has its scales beside it under ``..._scale_inv``.
+    dims : LayerDims
+    heads : slice or None
+        Heads of this rank; default all.
+    """
+
+    def __init__(self, tensors: Mapping[str, Any], dims: LayerDims, heads: slice | None = None) -> None:
+        self._tensors, self._dims = tensors, dims
+        first, last, _ = (heads or slice(None)).indices(dims.heads)
+        self.heads = last - first
+        width = dims.nope + dims.rope
+        self.norm = tensors["input_layernorm.weight"]
+        self.q_a, self.q_a_norm = self._linear("q_a_proj"), tensors["self_attn.q_a_layernorm.weight"]
+        self.q_b = self._linear("q_b_proj", rows=(first * width, last * width))
+        self.kv_a, self.kv_a_norm = self._linear("kv_a_proj_with_mqa"), tensors["self_attn.kv_a_layernorm.weight"]
+        self.w_uk, self.w_uv = self._absorbed(first, last)
+        self.o = self._linear("o_proj", columns=(first * dims.v_head, last * dims.v_head))
+        self.indexer = "self_attn.indexer.wq_b.weight" in tensors
+        if self.indexer:
+            self.index_q, self.index_k = self._linear("indexer.wq_b"), self._linear("indexer.wk")
+            self.index_k_norm = (
+                tensors["self_attn.indexer.k_norm.weight"],
+                tensors["self_attn.indexer.k_norm.bias"],
+            )
+            self.index_weights = self._linear("indexer.weights_proj")
+
+    def _linear(self, name: str, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None) -> Linear:
+        """A weight, or the rows or columns of it that belong to a rank's heads."""
+        weight = self._tensors[f"self_attn.{name}.weight"]
+        scale = self._tensors.get(f"self_attn.{name}.weight_scale_inv")
+        for axis, part in enumerate((rows, columns)):
+            if part is None or part == (0, weight.shape[axis]):
+                continue
+            if scale is not None and (part[0] % 128 or (part[1] % 128 and part[1] != weight.shape[axis])):
+                weight, scale = weight_dequant(weight, scale), None  # a rank's edge cuts a block of 128 in two
+            cut = (slice(None),) * axis + (slice(*part),)
+            weight = weight[cut]
+            if scale is not None:
+                scale = scale[(slice(None),) * axis + (slice(part[0] // 128, -(-part[1] // 128)),)]
+        return Linear(weight, scale)
+
+    def _absorbed(self, first: int, last: int) -> tuple[Linear, Linear]:
+        """kv_b as W_UK [H, 512, nope], which takes a query into the latent, and W_UV [H, v, 512], which brings it back.
+
+        W_UK is turned once, here: rows are what the product runs over.
+        """
+        d = self._dims
+        weight = self._tensors["self_attn.kv_b_proj.weight"]
+        scale = self._tensors.get("self_attn.kv_b_proj.weight_scale_inv")
+        if scale is not None:
+            weight = weight_dequant(weight, scale)
+        heads = np.asarray(weight).reshape(d.heads, d.nope + d.v_head, d.kv_lora)[first:last]
+        w_uk = np.ascontiguousarray(heads[:, : d.nope].transpose(0, 2, 1))
+        return Linear(w_uk), Linear(heads[:, d.nope :])
