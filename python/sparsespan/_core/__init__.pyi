@@ -9,9 +9,10 @@ from . import cp
 from . import dlpack
 from . import indexer
 from . import pipeline
+from . import models
 from . import transform
 from . import quant
-__all__: list[str] = ['active_isa', 'attention', 'available_isas', 'build_info', 'comm', 'cp', 'dlpack', 'indexer', 'max_isa', 'num_threads', 'pipeline', 'probe', 'quant', 'set_max_isa', 'set_num_threads', 'set_num_threads_here', 'set_openmp_hint', 'transform']
+__all__: list[str] = ['active_isa', 'attention', 'available_isas', 'build_info', 'comm', 'cp', 'dlpack', 'indexer', 'max_isa', 'models', 'num_threads', 'pipeline', 'probe', 'quant', 'set_max_isa', 'set_num_threads', 'set_num_threads_here', 'set_openmp_hint', 'transform']
 def active_isa() -> str:
     ...
 def available_isas() -> list[str]:
