@@ -1,48 +1,56 @@
-"""Sparse MLA at DeepSeek-V3.2's size against NumPy and torch doing the same work in float32; the other ops beside it.
+"""Sparse MLA at the sizes of V3.2 (128 heads) and GLM-5 (64): sampled prefill rows, decode, both KV formats.
 
-FLOPs are counted as the peers count them: 2 * heads * valid keys * (Dqk + Dv).
+FLOPs are counted as the peers count them, 2 * heads * valid keys * (576 + 512); bytes as one read of each row's keys.
 """
 
 from __future__ import annotations
 
-import importlib.util
-
-import ml_dtypes
 import numpy as np
-from timing import interleaved
+from peers import BF16, native_ops, to_torch, torch_or_none
+from timing import compare
 
-from sparsespan import _core, num_threads
+from sparsespan import quant
 from sparsespan.attention import merge_states, mha, sparse_mla
-from sparsespan.testing import each_isa
 
-HEADS, DIM, D_V, TOPK, KEYS, PAGE = 128, 576, 512, 2048, 8192, 64
+DIM, D_V, TOPK, PAGE = 576, 512, 2048, 64
 SCALE = 192**-0.5
-BF16 = ml_dtypes.bfloat16
+MODELS = {128: "V3.2", 64: "GLM-5"}
 
 
-def _data(rows: int):
-    rng = np.random.default_rng(0)
-    q = rng.standard_normal((rows, HEADS, DIM), dtype=np.float32).astype(BF16)
-    kv = rng.standard_normal((KEYS, DIM), dtype=np.float32).astype(BF16)
-    indices = np.stack([rng.permutation(KEYS)[:TOPK] for _ in range(rows)]).astype(np.int32)
-    return q, kv, indices
+def kv_rows(keys: int) -> np.ndarray:
+    """[keys, 576] bf16; one block of noise laid end to end, so that a gigabyte takes a second."""
+    noise = np.random.default_rng(0).standard_normal((min(keys, 8192), DIM), dtype=np.float32).astype(BF16)
+    kv = np.empty((keys, DIM), BF16)
+    for begin in range(0, keys, len(noise)):
+        kv[begin : begin + len(noise)] = noise[: keys - begin]
+    return kv
 
 
-def _fp8_cache(kv: np.ndarray) -> np.ndarray:
-    """The same keys as fp8_656 bytes with scale 2^-6, page 64."""
-    latent = (kv[:, :512].astype(np.float32) * 64).clip(-448, 448).astype(ml_dtypes.float8_e4m3fn)
-    scales = np.full((KEYS, 4), 2.0**-6, np.float32)
-    parts = [latent.view(np.uint8), scales.view(np.uint8), np.ascontiguousarray(kv[:, 512:]).view(np.uint8)]
-    return np.concatenate(parts, axis=1).reshape(KEYS // PAGE, PAGE, 656)
+def chosen(rows: int, keys: int, apart: bool) -> np.ndarray:
+    """Each row's 2048 keys, ascending. Neighbours share nine in ten, as they do in a prefill; `apart`: no more than
+    chance has it."""
+    rng = np.random.default_rng(3)
+    if apart or keys <= TOPK:
+        picks = [rng.choice(keys, TOPK, replace=False) for _ in range(rows)]
+        return np.sort(np.stack(picks), axis=1).astype(np.int32)
+    row = rng.choice(keys, TOPK, replace=False)
+    picks = []
+    for _ in range(rows):
+        others = np.setdiff1d(rng.choice(keys, TOPK, replace=False), row)[: TOPK // 10]
+        row = row.copy()
+        row[rng.choice(TOPK, len(others), replace=False)] = others
+        picks.append(np.sort(row))
+    return np.stack(picks).astype(np.int32)
 
 
-def _numpy_rows(q: np.ndarray, kv: np.ndarray, indices: np.ndarray):
+def _numpy(q, kv, indices):
     """gather, matmul, softmax, matmul in float32; q and kv are converted beforehand, in its favour."""
+    wide_q, wide_kv = q.astype(np.float32), kv.astype(np.float32)
 
     def run():
         for t in range(len(q)):
-            keys = kv[indices[t]]
-            s = q[t] @ keys.T
+            keys = wide_kv[indices[t]]
+            s = wide_q[t] @ keys.T
             s *= np.float32(SCALE)
             s -= s.max(axis=1, keepdims=True)
             np.exp(s, out=s)
@@ -52,99 +60,111 @@ def _numpy_rows(q: np.ndarray, kv: np.ndarray, indices: np.ndarray):
     return run
 
 
-def _torch_rows(q: np.ndarray, kv: np.ndarray, indices: np.ndarray):
-    import torch
-
-    tq, tkv, ti = (torch.from_numpy(x) for x in (q, kv, indices.astype(np.int64)))
+def _torch(q, kv, indices):
+    torch = torch_or_none()
+    if torch is None:
+        return {}
+    tq, tkv, ti = to_torch(q), to_torch(kv), torch.from_numpy(indices.astype(np.int64))
 
     def run():
         for t in range(len(q)):
-            keys = tkv[ti[t]]
-            torch.softmax(tq[t] @ keys.T * SCALE, -1) @ keys[:, :D_V]
+            keys = tkv.index_select(0, ti[t])
+            torch.softmax((tq[t] @ keys.T).float() * SCALE, -1).bfloat16() @ keys[:, :D_V]
 
-    return run
-
-
-def _peers(q, kv, indices):
-    wide = (q.astype(np.float32), kv.astype(np.float32), indices)
-    peers = {"numpy float32": _numpy_rows(*wide)}
-    if importlib.util.find_spec("torch"):
-        peers["torch float32"] = _torch_rows(*wide)
-    return peers
+    return {"torch bf16 composed": run}
 
 
-def _sparse_rows(rows: int, repeats: int):
-    q, kv, indices = _data(rows)
-    cache = _fp8_cache(kv)
-    flops = 2 * HEADS * TOPK * (DIM + D_V) * rows
-    out = (np.empty((rows, HEADS, D_V), BF16), None, None)
-    for isa in each_isa():
-        probe: list[float] = []
-        runs = {
-            "bf16": lambda: sparse_mla(q, kv, indices, SCALE, out=out),
-            "fp8_656": lambda: sparse_mla(q, cache, indices, SCALE, layout="fp8_656", page_size=PAGE, out=out),
-            **_peers(q, kv, indices),
-            "probe": lambda isa=isa, probe=probe: probe.append(_core.probe(isa, 2_000_000, num_threads())),
-        }
-        median = interleaved(runs, repeats)
-        peak = max(probe)  # a rate in registers is never better than the machine; a cold turn may be worse
-        for ours in ("bf16", "fp8_656"):
-            for peer in [name for name in runs if name not in ("bf16", "fp8_656", "probe")]:
-                yield {
-                    "op": "sparse_mla", "shape": f"[{rows}, 128, 576] x 2048 {ours}", "isa": isa,
-                    "ours_ms": median[ours] * 1e3, "peer": peer, "peer_ms": median[peer] * 1e3,
-                    "ratio": median[peer] / median[ours], "gflops": flops / median[ours] / 1e9,
-                    "fraction_of_probe": flops / median[ours] / peak,
-                }  # fmt: skip
+def _sglang(q, kv, indices):
+    """SGLang's op on the same arrays, where its CPU build is installed."""
+    ops = native_ops("sgl_kernel", "sgl_kernel")
+    if ops is None or not hasattr(ops, "flash_mla_with_kvcache_cpu"):
+        return {}
+    from sgl_kernel.flash_mla import flash_mla_with_kvcache_cpu
+
+    tq, ti = to_torch(q)[:, None], to_torch(indices)[:, None]
+    pages = to_torch(kv).view(-1, PAGE, 1, DIM)
+
+    def run():
+        flash_mla_with_kvcache_cpu(tq, pages, head_dim_v=D_V, softmax_scale=SCALE, indices=ti)
+
+    return {"sglang flash_mla_with_kvcache_cpu": run}
+
+
+def _sparse(op: str, shape: str, heads: int, rows: int, keys: int, apart: bool, numpy_too: bool, decode: bool):
+    q = np.random.default_rng(1).standard_normal((rows, heads, DIM), dtype=np.float32).astype(BF16)
+    kv, indices = kv_rows(keys), chosen(rows, keys, apart)
+    paged = kv.reshape(-1, PAGE, DIM)
+    cache = quant.convert_kv(paged, "bf16_576", "fp8_656")
+    out = (np.empty((rows, heads, D_V), BF16), None, None)
+    flops = 2.0 * heads * indices.size * (DIM + D_V)
+
+    def bf16(threads=0):
+        sparse_mla(q, paged, indices, SCALE, layout="bf16_576", page_size=PAGE, out=out, threads=threads)
+
+    def fp8():
+        sparse_mla(q, cache, indices, SCALE, layout="fp8_656", page_size=PAGE, out=out)
+
+    peers = {"numpy float32": _numpy(q, kv, indices)} if numpy_too else {}
+    peers |= _torch(q, kv, indices) | _sglang(q, kv, indices)
+    name = f"{MODELS[heads]} {shape}"
+    yield from compare(
+        op, f"{name} bf16", bf16, peers, own={"own, 1 thread": lambda: bf16(1)} if decode else {},
+        flops=flops, moved=indices.size * 1152.0,
+    )  # fmt: skip
+    yield from compare(op, f"{name} fp8", fp8, own={"own bf16 KV": bf16}, flops=flops, moved=indices.size * 656.0)
 
 
 def _mha_rows(length: int):
-    if not importlib.util.find_spec("torch"):
-        return
-    import torch
-
+    torch = torch_or_none()
     rng = np.random.default_rng(1)
     heads = 8
     q, k = (rng.standard_normal((length, heads, 192), dtype=np.float32) for _ in range(2))
     v = rng.standard_normal((length, heads, 128), dtype=np.float32)
     cu = np.array([0, length])
-    tq, tk, tv = (torch.from_numpy(x).transpose(0, 1)[None].contiguous() for x in (q, k, v))
-    sdpa = torch.nn.functional.scaled_dot_product_attention
-    for isa in each_isa():
-        runs = {
-            "ours": lambda: mha(q, k, v, cu, cu, SCALE),
-            "torch": lambda: sdpa(tq, tk, tv, is_causal=True, scale=SCALE),
-        }
-        median = interleaved(runs, 5)
-        yield {
-            "op": "mha", "shape": f"[{length}, 8, 192 | 128] causal f32", "isa": isa, "ours_ms": median["ours"] * 1e3,
-            "peer": "torch sdpa float32", "peer_ms": median["torch"] * 1e3, "ratio": median["torch"] / median["ours"],
-            "gflops": heads * length * (length + 1) * (192 + 128) / median["ours"] / 1e9,
-        }  # fmt: skip
+    peers = {}
+    if torch is not None:
+        tq, tk, tv = (torch.from_numpy(x).transpose(0, 1)[None].contiguous() for x in (q, k, v))
+        sdpa = torch.nn.functional.scaled_dot_product_attention
+        peers["torch sdpa float32"] = lambda: sdpa(tq, tk, tv, is_causal=True, scale=SCALE)
+    yield from compare(
+        "mha", f"[{length}, 8, 192 | 128] causal f32", lambda: mha(q, k, v, cu, cu, SCALE), peers,
+        flops=float(heads * length * (length + 1) * (192 + 128)), moved=float(q.nbytes + k.nbytes + 2 * v.nbytes),
+    )  # fmt: skip
 
 
 def _merge_rows(rows: int):
     rng = np.random.default_rng(2)
-    outs = rng.standard_normal((4, rows, HEADS, D_V), dtype=np.float32)
-    lses = rng.standard_normal((4, rows, HEADS), dtype=np.float32)
-    out = np.empty((rows, HEADS, D_V), np.float32)
+    outs = rng.standard_normal((4, rows, 128, D_V), dtype=np.float32)
+    lses = rng.standard_normal((4, rows, 128), dtype=np.float32)
+    out = np.empty((rows, 128, D_V), np.float32)
 
     def composed():
         w = np.exp(lses - lses.max(axis=0))
         w /= w.sum(axis=0)
         np.einsum("nthd,nth->thd", outs, w, out=out)
 
-    for isa in each_isa():
-        median = interleaved({"ours": lambda: merge_states(outs, lses, out=out), "numpy": composed}, 5)
-        yield {
-            "op": "merge_states", "shape": f"[4, {rows}, 128, 512] f32", "isa": isa, "ours_ms": median["ours"] * 1e3,
-            "peer": "numpy", "peer_ms": median["numpy"] * 1e3, "ratio": median["numpy"] / median["ours"],
-            "gbytes_per_s": (outs.nbytes + out.nbytes) / median["ours"] / 1e9,
-        }  # fmt: skip
+    peers = {"numpy": composed}
+    torch = torch_or_none()
+    if torch is not None:
+        t_outs, t_lses = torch.from_numpy(outs), torch.from_numpy(lses)
+        peers["torch composed"] = lambda: (t_outs * torch.softmax(t_lses, 0)[..., None]).sum(0)
+    yield from compare(
+        "merge_states", f"[4, {rows}, 128, 512] f32", lambda: merge_states(outs, lses, out=(out, None)), peers,
+        flops=2.0 * outs.size, moved=float(outs.nbytes + out.nbytes), copy=True,
+    )  # fmt: skip
 
 
 def rows(quick: bool):
-    yield from _sparse_rows(1, 5 if quick else 15)  # decode: one row, its blocks shared among the threads
-    yield from _sparse_rows(4 if quick else 16, 3 if quick else 7)
-    yield from _mha_rows(512 if quick else 2048)
-    yield from _merge_rows(16 if quick else 128)
+    if quick:
+        yield from _sparse("sparse_mla", "T=8 S=8192", 128, 8, 8192, False, False, False)
+        yield from _sparse("sparse_mla decode", "B=1 ctx=8192", 128, 1, 8192, True, False, True)
+        yield from _merge_rows(64)
+        return
+    for heads in (128, 64):
+        for keys in (8192, 32768, 131072):
+            yield from _sparse("sparse_mla", f"T=16 S={keys}", heads, 16, keys, False, keys == 8192, False)
+        for batch, length in ((1, 8192), (1, 131072), (16, 8192), (16, 131072)):
+            yield from _sparse("sparse_mla decode", f"B={batch} ctx={length}", heads, batch, length, True, False, True)
+    yield from _sparse("sparse_mla", "T=16 over 1 GB", 128, 16, 933_888, True, False, False)
+    yield from _mha_rows(2048)
+    yield from _merge_rows(128)

@@ -1,157 +1,149 @@
-"""The indexer at V3.2's sizes: logits against NumPy and torch, select against its two steps, top-k against peers."""
+"""The indexer at the sizes of V3.2 (64 heads) and GLM-5 (32): logits, select, decode from a paged cache.
+
+Prefill rows are sampled: clusters of eight neighbours over the whole sequence, each row with its own causal window.
+FLOPs are counted as 2 * heads * 128 per visible key, bytes as one read of the visible keys, the queries and the output.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
+import importlib
 
-import ml_dtypes
 import numpy as np
-from timing import interleaved
+from peers import BF16, FP8, native_ops, to_torch, torch_or_none
+from timing import compare
 
-from sparsespan import _core, num_threads
 from sparsespan.indexer import mqa_logits, paged_select, select, topk
-from sparsespan.testing import each_isa
 
-FP8 = ml_dtypes.float8_e4m3fn
-DIM, TOPK = 128, 2048
+DIM, TOPK, PAGE = 128, 2048, 64
+MODELS = {64: "V3.2", 32: "GLM-5"}
 
 
-def _inputs(rows: int, keys: int, heads: int) -> tuple[np.ndarray, ...]:
+def sampled_rows(count: int, length: int) -> np.ndarray:
+    """Positions of clusters of up to eight neighbouring rows, spread over the sequence."""
+    width = min(8, count)
+    ends = np.linspace(0, length, count // width + 1)[1:].astype(np.int64)
+    return (ends[:, None] - width + np.arange(width)).ravel()
+
+
+def inputs(rows: int, keys: int, heads: int, dtype) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(0)
-    q = rng.standard_normal((rows, heads, DIM), dtype=np.float32).astype(FP8)
-    k = rng.standard_normal((keys, DIM), dtype=np.float32).astype(FP8)
+    q = rng.standard_normal((rows, heads, DIM), dtype=np.float32).astype(dtype)
+    k = rng.standard_normal((keys, DIM), dtype=np.float32).astype(dtype)
     weights = rng.standard_normal((rows, heads), dtype=np.float32)
-    ks, ke = np.zeros(rows, np.int32), np.arange(keys - rows, keys, dtype=np.int32) + 1
-    return q, k, weights, ks, ke, np.ones(keys, np.float32)
+    ks, ke = np.zeros(rows, np.int32), (sampled_rows(rows, keys) + 1).astype(np.int32)
+    return q, k, weights, ks, ke, np.ones(keys, np.float32) if dtype == FP8 else None
 
 
-def _numpy_logits(q: np.ndarray, k: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
+def _numpy_logits(q, k, weights, ke, out):
     """One product per query row, everything in float32 and in place: the quickest of the forms tried."""
-    scores = np.empty((q.shape[1], len(k)), np.float32)
-    for t in range(len(q)):
-        np.matmul(q[t], k.T, out=scores)
-        np.maximum(scores, 0, out=scores)
-        np.matmul(weights[t], scores, out=out[t])
+    wide_q, wide_k = q.astype(np.float32), k.astype(np.float32)
+    scores = np.empty(q.shape[1] * len(k), np.float32)
+
+    def run():
+        for t in range(len(q)):
+            mine = scores[: q.shape[1] * ke[t]].reshape(q.shape[1], ke[t])
+            np.matmul(wide_q[t], wide_k[: ke[t]].T, out=mine)
+            np.maximum(mine, 0, out=mine)
+            np.matmul(weights[t], mine, out=out[t, : ke[t]])
+
+    return run
 
 
-def _torch_logits(q: np.ndarray, k: np.ndarray, weights: np.ndarray):
-    import torch
+def _torch_logits(q, k, weights, ke, best=0):
+    """bf16 product, relu, weighted sum; with `best`, torch.topk of each row behind it."""
+    torch = torch_or_none()
+    if torch is None:
+        return {}
+    tq, tk = (to_torch(x.astype(np.float32).astype(BF16)) for x in (q, k))
+    tw = to_torch(weights.astype(BF16))
 
-    tq, tk, tw = (torch.from_numpy(x) for x in (q, k, weights))
-    return lambda: torch.stack([w @ torch.relu(row @ tk.T) for row, w in zip(tq, tw)])
+    def run():
+        for t in range(len(q)):
+            row = tw[t] @ torch.relu(tq[t] @ tk[: ke[t]].T)
+            if best:
+                torch.topk(row, min(best, len(row)))
 
-
-def _timed(op: str, shape: str, isa: str, runs: dict, repeats: int, flops: float | None = None):
-    """One row per peer; the probe of this level and thread count takes its turn among the runs."""
-    rates: list[float] = []
-    if flops is not None:
-        runs = {**runs, "probe": lambda: rates.append(_core.probe(isa, 1 << 20, num_threads()))}
-    median = interleaved(runs, repeats)
-    median.pop("probe", None)
-    ours = median.pop("ours")
-    row: dict = {"op": op, "shape": shape, "isa": isa, "ours_ms": ours * 1e3}
-    if flops is not None:
-        row |= {"gflops": flops / ours / 1e9, "fraction_of_probe": flops / ours / max(rates)}
-    for peer, seconds in median.items():
-        yield row | {"peer": peer, "peer_ms": seconds * 1e3, "ratio": seconds / ours}
+    return {"torch bf16 composed": run}
 
 
-def _logits_rows(rows: int, keys: int, heads: int, repeats: int):
-    q, k, weights, ks, ke, scale = _inputs(rows, keys, heads)
-    q32, k32 = q.astype(np.float32), k.astype(np.float32)
+def _prefill_rows(rows: int, keys: int, heads: int, dtype, numpy_too: bool):
+    q, k, weights, ks, ke, scale = inputs(rows, keys, heads, dtype)
     out, theirs = np.empty((rows, keys), np.float32), np.empty((rows, keys), np.float32)
-    ke = np.full(rows, keys, np.int32)  # whole rows: the peers compute no less
-    peers = {"numpy float32": lambda: _numpy_logits(q32, k32, weights, theirs)}
-    if importlib.util.find_spec("torch"):
-        peers["torch float32"] = _torch_logits(q32, k32, weights)
-    shape = f"T={rows} S={keys} Hi={heads} fp8"
-    flops = 2.0 * rows * keys * heads * DIM
-    for isa in each_isa():
-        runs = {"ours": lambda: mqa_logits(q, k, weights, ks, ke, scale, out=out)}
-        yield from _timed("mqa_logits", shape, isa, runs | peers, repeats, flops)
+    shape = f"{MODELS[heads]} T={rows} S={keys} {'fp8' if dtype == FP8 else 'bf16'}"
+    visible = float(ke.sum())
+    flops = 2.0 * visible * heads * DIM
+    read = keys * DIM * k.itemsize + q.nbytes
 
+    def logits():
+        mqa_logits(q, k, weights, ks, ke, scale, clean_logits=False, out=out)
 
-def _select_rows(rows: int, keys: int, heads: int, repeats: int):
-    q, k, weights, ks, ke, scale = _inputs(rows, keys, heads)
+    peers = {"numpy float32": _numpy_logits(q, k, weights, ke, theirs)} if numpy_too else {}
+    yield from compare(
+        "mqa_logits", shape, logits, peers | _torch_logits(q, k, weights, ke), flops=flops, moved=read + 4 * visible
+    )
     best = np.empty((rows, TOPK), np.int32)
-
-    def two_steps():
-        topk(mqa_logits(q, k, weights, ks, ke, scale), TOPK, ke - ks, ks)
-
-    flops = 2.0 * float((ke - ks).sum()) * heads * DIM
-    for isa in each_isa():
-        runs = {"ours": lambda: select(q, k, weights, ks, ke, scale, TOPK, out=best), "own logits + topk": two_steps}
-        yield from _timed("select", f"T={rows} S={keys} Hi={heads} fp8", isa, runs, repeats, flops)
+    yield from compare(
+        "select", shape, lambda: select(q, k, weights, ks, ke, scale, TOPK, out=best),
+        _torch_logits(q, k, weights, ke, TOPK),
+        own={"own logits alone": logits, "own logits + topk": lambda: (logits(), topk(out, TOPK, ke - ks, ks))},
+        flops=flops, moved=read + best.nbytes,
+    )  # fmt: skip
 
 
-def _decode_rows(length: int, heads: int, repeats: int):
-    q, k, weights, ks, ke, scale = _inputs(1, length, heads)
-    pages = length // 64
-    cache = np.empty((pages, 64 * 132), np.uint8)
-    order = np.random.default_rng(1).permutation(pages).astype(np.int32)
-    cache[order, : 64 * 128] = k.view(np.uint8).reshape(pages, -1)
-    cache[order, 64 * 128 :] = scale.view(np.uint8).reshape(pages, -1)
-    lens = np.array([length], np.int32)
-    for isa in each_isa():
-        runs = {
-            "ours": lambda: paged_select(q, cache, weights, lens, order[None], 64, TOPK),
-            "own packed select": lambda: select(q, k, weights, ks, ke, scale, TOPK),
-        }
-        shape = f"B=1 ctx={length} Hi={heads} index_132"
-        yield from _timed("paged_select", shape, isa, runs, repeats, 2.0 * length * heads * DIM)
+def _vllm_decode(q, cache, weights, lens, table, length):
+    """vLLM's op on the same bytes: it takes DeepGEMM's pages too."""
+    ops = native_ops("_C", "vllm")
+    op = getattr(ops, "fp8_paged_mqa_logits_cpu", None) if ops is not None else None
+    if op is None:
+        return {}
+    torch = importlib.import_module("torch")
+    pages = to_torch(cache).view(len(cache), PAGE, 1, 132)
+    arguments = to_torch(q), pages, to_torch(weights), to_torch(lens), to_torch(table), PAGE, length
+    op(*arguments)
+
+    def run():
+        torch.topk(op(*arguments), TOPK)
+
+    return {"vllm fp8_paged_mqa_logits_cpu + topk": run}
 
 
-def _nth_element():
-    """std::nth_element built with this machine's compiler; None without one."""
-    compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        return None
-    source = Path(__file__).parent / "native" / "nth_element.cpp"
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "nth_element.so"
-        subprocess.run([compiler, "-O3", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
-        return ctypes.CDLL(str(library)).nth_element_topk
+def _decode_rows(batch: int, length: int, heads: int):
+    rng = np.random.default_rng(1)
+    q, k, weights, _, _, scale = inputs(batch, length, heads, FP8)
+    pages = batch * length // PAGE
+    cache = np.empty((pages, PAGE * 132), np.uint8)
+    table = rng.permutation(pages).astype(np.int32).reshape(batch, -1)
+    for row in table:
+        cache[row, : PAGE * DIM] = k.view(np.uint8).reshape(-1, PAGE * DIM)
+        cache[row, PAGE * DIM :] = scale.view(np.uint8).reshape(-1, PAGE * 4)
+    lens = np.full(batch, length, np.int32)
+    ke = lens.astype(np.int64)
+    theirs = np.empty((batch, length), np.float32)
+    logits = _numpy_logits(q, k, weights, ke, theirs)  # keys widened beforehand, in its favour
 
+    def numpy_decode():
+        logits()
+        np.argpartition(theirs, length - TOPK, axis=1)[:, length - TOPK :]
 
-def _topk_rows(keys: int, repeats: int):
-    rng = np.random.default_rng(0)
-    kinds = {
-        "normal": rng.standard_normal(keys),
-        "93% zero": np.maximum(rng.standard_normal(keys) - 1.5, 0),
-        "10 low bits": 1 + rng.integers(0, 1024, keys) * 2.0**-23,
-        "all equal": np.ones(keys),
-    }
-    native = _nth_element()
-    for kind, values in kinds.items():
-        scores = values.astype(np.float32)[None]
-        best, theirs = np.empty((1, TOPK), np.int32), np.empty(TOPK, np.int32)
-        peers = {"np.argpartition": lambda s=scores: np.argpartition(s[0], keys - TOPK)[keys - TOPK :]}
-        if native is not None:
-            pointers = scores.ctypes.data_as(ctypes.c_void_p), theirs.ctypes.data_as(ctypes.c_void_p)
-            peers["std::nth_element"] = lambda p=pointers: native(p[0], keys, TOPK, p[1])
-        if importlib.util.find_spec("torch"):
-            import torch
-
-            tensor = torch.from_numpy(scores)
-            peers["torch.topk"] = lambda t=tensor: torch.topk(t, TOPK)
-        for isa in each_isa():
-            runs = {"ours": lambda s=scores, b=best: topk(s, TOPK, out=b)} | peers
-            yield from _timed("topk", f"{keys} -> {TOPK}, {kind}", isa, runs, repeats)
+    peers = {"numpy float32 + argpartition": numpy_decode, **_torch_logits(q, k, weights, ke, TOPK)}
+    peers |= _vllm_decode(q, cache, weights, lens, table, length)
+    yield from compare(
+        "paged_select", f"{MODELS[heads]} B={batch} ctx={length} index_132",
+        lambda: paged_select(q, cache, weights, lens, table, PAGE, TOPK), peers,
+        own={"own, 1 thread": lambda: paged_select(q, cache, weights, lens, table, PAGE, TOPK, threads=1)},
+        flops=2.0 * batch * length * heads * DIM, moved=batch * length * 132.0,
+    )  # fmt: skip
 
 
 def rows(quick: bool):
-    """All rows of the family; `quick` keeps one shape of each op."""
-    repeats = 5 if quick else 15
-    yield from _logits_rows(16, 4096, 64, repeats)
-    yield from _select_rows(16, 8192, 64, repeats)
-    yield from _topk_rows(131072, repeats)
+    yield from _prefill_rows(16, 8192, 64, FP8, True)
     if quick:
+        yield from _decode_rows(1, 131072, 64)
         return
-    yield from _logits_rows(1, 32768, 64, repeats)
-    yield from _logits_rows(16, 8192, 32, repeats)
-    yield from _decode_rows(131072, 64, repeats)
+    for heads in (64, 32):
+        for keys in (8192, 32768, 131072):
+            if (heads, keys) != (64, 8192):
+                yield from _prefill_rows(16, keys, heads, FP8, keys == 8192)
+        for batch, length in ((1, 8192), (1, 131072), (16, 8192), (16, 131072)):
+            yield from _decode_rows(batch, length, heads)
+    yield from _prefill_rows(16, 32768, 64, BF16, False)

@@ -2,7 +2,9 @@
 
 // What the machine gives right now: register-resident arithmetic at one level, the yardstick of the benchmarks.
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "core/isa.h"
 
@@ -17,5 +19,14 @@ struct ProbeKernels {
 // Multiplications and additions per second at that very level: 128-bit multiply + add (generic), 256-bit
 // fused (avx2), 512-bit fused (avx512), summed over `threads` threads (0: the default). Refuses a level that cannot run here.
 double probe_flops_per_second(Isa isa, std::int64_t iterations, int threads);
+
+// The same per thread, all of them at once: a benchmark brackets its timings with it, because a core may be slow while
+// its neighbour is not.
+std::vector<double> probe_flops_per_thread(Isa isa, std::int64_t iterations, int threads);
+
+// What memory gives: `bytes` copied by `threads` threads, or read (into a sum, so that nothing is dropped). The caller
+// owns the arrays, chooses their size and times the call.
+void probe_copy(const std::byte* from, std::byte* to, std::int64_t bytes, int threads);
+std::uint64_t probe_read(const std::byte* from, std::int64_t bytes, int threads);
 
 }  // namespace sparsespan

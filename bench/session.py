@@ -1,0 +1,128 @@
+"""What holds for the whole run: the machine, the options, and how fast each thread is at its best.
+
+A timing means little by itself: on a shared or throttled machine a core may run at 0.4 of its pace for seconds. So a
+probe that lives in registers runs on every thread right before and right after, and the timing is classed by it:
+fast (every thread within 15 % of the best that this run has seen), slow (no thread is), mixed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sparsespan import _core, build_info, num_threads
+from sparsespan._runtime import available_isas, max_isa
+
+FAST = 0.85
+ORDER = ("generic", "avx2", "avx512", "amx")
+
+
+def cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return "unknown CPU"
+
+
+@dataclass
+class Session:
+    quick: bool = False
+    only: set[tuple[str, str]] | None = None  # (op, shape) to measure; None: all
+    best: dict[str, float] = field(default_factory=dict)  # flop/s of one thread
+    iterations: dict[str, int] = field(default_factory=dict)  # of the probe, for about 0.15 ms
+    notes: list[str] = field(default_factory=list)  # what was skipped, in words
+
+    def note(self, words: str) -> None:
+        if words not in self.notes:
+            self.notes.append(words)
+
+    def levels(self) -> list[str]:
+        """The levels to measure, lowest first; a quick run leaves the portable one out where there is another."""
+        cap = ORDER.index(max_isa())
+        levels = [isa for isa in available_isas() if ORDER.index(isa) <= cap]
+        return levels[1:] if self.quick and len(levels) > 1 else levels
+
+    def top(self) -> str:
+        return self.levels()[-1]
+
+    def calibrate(self, seconds: float = 0.2) -> None:
+        """The best pace of one thread at each level, before anything is judged by it."""
+        for isa in self.levels():
+            self.iterations[isa] = 1 << 12
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                self.probe(isa)
+            # 24 to 384 flops an iteration: the rate says how many fit into the bracket's time.
+            start = time.perf_counter()
+            _core.probe_per_thread(isa, 1 << 16, 1)
+            self.iterations[isa] = max(256, int((1 << 16) * 0.15e-3 / (time.perf_counter() - start)))
+
+    def probe(self, isa: str) -> list[float]:
+        """Flop/s of every thread now."""
+        rates = _core.probe_per_thread(isa, self.iterations.get(isa, 1 << 12), num_threads())
+        self.best[isa] = max(self.best.get(isa, 0.0), *rates)
+        return rates
+
+    def bandwidth(self, megabytes: int = 256) -> dict[str, float]:
+        """GB/s of a copy (both ways counted) and of a read, far outside the caches: the best of a few."""
+        source = np.ones(megabytes << 20, np.uint8)
+        to = np.zeros_like(source)
+        found = {"copy": 0.0, "read": 0.0}
+        for _ in range(3 if self.quick else 8):
+            for name, call, moved in (
+                ("copy", lambda: _core.probe_copy(source, to), 2 * source.nbytes),
+                ("read", lambda: _core.probe_read(source), source.nbytes),
+            ):
+                start = time.perf_counter()
+                call()
+                found[name] = max(found[name], moved / (time.perf_counter() - start) / 1e9)
+        return found
+
+    def peak(self, isa: str) -> float:
+        """All threads at their best."""
+        return self.best[isa] * num_threads()
+
+    def judge(self, isa: str, rates: list[float]) -> str:
+        near = [rate >= FAST * self.best[isa] for rate in rates]
+        return "fast" if all(near) else "mixed" if any(near) else "slow"
+
+
+SESSION = Session()
+
+
+def machine() -> dict[str, object]:
+    """The class of machine that ratios hold for."""
+    return {"cpu": cpu_name(), "threads": num_threads(), "levels": available_isas()}
+
+
+def levels_not_run() -> list[str]:
+    """One line for each level that exists but was not measured, with the reason."""
+    refused = dict(part.strip().split(": ", 1) for part in build_info()["isa_refused"].split(";") if ": " in part)
+    cap = ORDER.index(max_isa())
+    lines = []
+    for isa in ORDER:
+        if isa in refused:
+            lines.append(f"{isa} was not run: {refused[isa]}")
+        elif ORDER.index(isa) > cap:
+            lines.append(f"{isa} was not run: capped at {max_isa()}")
+        elif isa not in SESSION.levels():
+            lines.append(f"{isa} was not run: --quick leaves it out")
+    return lines
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def quartiles(values: list[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    q = statistics.quantiles(values, n=4, method="inclusive")
+    return q[0], q[2]

@@ -1,0 +1,121 @@
+"""The bench's own judgement: which timings count, which ratios fell, what is skipped and said."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "bench"
+if not FOLDER.is_dir():
+    pytest.skip("not a checkout", allow_module_level=True)
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Imports a module of the bench folder; none stays behind."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    names = [path.stem for path in FOLDER.glob("*.py")]
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+MACHINE = {"cpu": "some CPU", "threads": 2, "levels": ["generic", "avx512"]}
+
+
+def _row(ratio, *, pairs=7, peer="numpy", spread=0.02):
+    return {
+        "op": "topk", "shape": "small", "isa": "avx512", "peer": peer, "pairs": pairs, "ratio": ratio,
+        "ratio_q1": ratio * (1 - spread), "ratio_q3": ratio * (1 + spread),
+    }  # fmt: skip
+
+
+def test_a_fall_is_seen_beyond_fifteen_percent_and_the_spread(bench, tmp_path):
+    baseline = bench("baseline")
+    path = tmp_path / "baseline.json"
+    assert baseline.write(path, MACHINE, [_row(10.0), _row(3.0, peer="noisy", pairs=4)]) == 1
+    kept = baseline.load(path)
+    assert baseline.compare(kept, [_row(10.0)]) == ([], [])
+    assert baseline.compare(kept, [_row(8.4)]) == ([], [])  # within the spread of both
+    assert baseline.compare(kept, [_row(7.9)]) == (["topk | small | avx512 | numpy"], [])
+    assert baseline.compare(kept, [_row(7.9, spread=0.2)]) == ([], [])  # too wide to tell
+    assert baseline.compare(kept, [_row(20.0)]) == ([], [])
+
+
+def test_what_cannot_be_judged_is_skipped_in_words(bench, tmp_path):
+    baseline = bench("baseline")
+    path = tmp_path / "baseline.json"
+    baseline.write(path, MACHINE, [_row(10.0)])
+    kept = baseline.load(path)
+    fell, skipped = baseline.compare(kept, [_row(1.0, pairs=4)])
+    assert fell == [] and "4 fast pairs, needs 5" in skipped[0]
+    fell, skipped = baseline.compare(kept, [])
+    assert fell == [] and "the peer or the level is absent" in skipped[0]
+    assert baseline.other_machine(kept, MACHINE) == ""
+    assert "threads 2 there and 4 here" in baseline.other_machine(kept, MACHINE | {"threads": 4})
+    assert baseline.load(tmp_path / "none.json") is None
+
+
+def test_a_timing_counts_by_the_probe_around_it(bench):
+    session, timing = bench("session"), bench("timing")
+    session.SESSION.best = {"generic": 100.0}
+    judge = session.SESSION.judge
+    assert judge("generic", [99.0, 86.0, 100.0, 90.0]) == "fast"
+    assert judge("generic", [99.0, 40.0, 100.0, 90.0]) == "mixed"
+    assert judge("generic", [40.0, 40.0, 84.0, 50.0]) == "slow"
+    ours, peer = (timing.Run(name, "generic", lambda: None) for name in ("ours", "peer"))
+    for turn, (a, b, rate) in enumerate([(1.0, 2.0, 100.0), (1.0, 9.0, 50.0), (2.0, 6.0, 90.0)]):
+        ours.samples[turn] = timing.Sample(a, [100.0, 100.0])
+        peer.samples[turn] = timing.Sample(b, [100.0, rate])
+    assert timing._pairs(ours, peer) == ([2.0, 3.0], 2)  # the slow pair is left out
+
+
+def test_the_clock_of_a_call_that_times_itself(bench):
+    timing = bench("timing")
+    assert timing._once(lambda: timing.Took(0.25), 1) == 0.25
+    assert timing._once(lambda: None, 3) < 0.1
+
+
+def test_the_copy_that_bandwidth_is_measured_by_copies():
+    import numpy as np
+
+    from sparsespan import _core
+
+    source = np.arange(1 << 20, dtype=np.uint8)
+    to = np.zeros_like(source)
+    _core.probe_copy(source, to, 2)
+    assert (source == to).all()
+    assert _core.probe_read(source, 2) == int(source.view(np.uint64).sum(dtype=np.uint64))
+    assert len(_core.probe_per_thread("generic", 1 << 10, 2)) == 2
+    with pytest.raises(ValueError, match=r"probe: to has 3 elements .* needs 1048576 bytes"):
+        _core.probe_copy(source, np.zeros(3, np.uint8))
+
+
+def test_the_roofline_is_a_picture(bench):
+    row = {"op": "select", "shape": "T=1", "isa": "avx512", "flops": 1e9, "bytes": 1e7, "gflops": 50.0}
+    picture = bench("roofline").draw([row, {"op": "topk", "shape": "no flops"}], {"avx512": 2e11}, 20.0)
+    texts = [e.text for e in ElementTree.fromstring(picture).iter() if e.tag.endswith("text")]
+    assert "avx512 probe 200" in texts and "1  select" in texts
+
+
+def test_the_command_prints_one_document_and_frees_the_peer():
+    command = [sys.executable, "-m", "sparsespan.cli", "bench", "--quick", "--only", "topk", "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env=os.environ | {"OPENBLAS_CORETYPE": "Prescott"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "OPENBLAS_CORETYPE unset for the NumPy peer" in done.stderr
+    document = json.loads(done.stdout)
+    assert {row["op"] for row in document["rows"]} == {"topk"}
+    assert document["machine"]["cpu"] and all(rate > 0 for rate in document["probe_flops"].values())
+
+
+def test_an_unknown_family_is_refused():
+    command = [sys.executable, "-m", "sparsespan.cli", "bench", "--only", "weather"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "--only has weather, needs some of attention, " in done.stderr
