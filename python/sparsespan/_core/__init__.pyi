@@ -3,6 +3,7 @@ sparsespan's C++ core. Use the documented functions of the sparsespan package.
 """
 from __future__ import annotations
 import typing
+import typing_extensions
 from . import attention
 from . import comm
 from . import cp
@@ -12,7 +13,7 @@ from . import pipeline
 from . import models
 from . import transform
 from . import quant
-__all__: list[str] = ['active_isa', 'attention', 'available_isas', 'build_info', 'comm', 'cp', 'dlpack', 'indexer', 'max_isa', 'models', 'num_threads', 'pipeline', 'probe', 'quant', 'set_max_isa', 'set_num_threads', 'set_num_threads_here', 'set_openmp_hint', 'transform']
+__all__: list[str] = ['active_isa', 'attention', 'available_isas', 'build_info', 'comm', 'cp', 'dlpack', 'indexer', 'max_isa', 'models', 'num_threads', 'pipeline', 'probe', 'probe_copy', 'probe_per_thread', 'probe_read', 'quant', 'set_max_isa', 'set_num_threads', 'set_num_threads_here', 'set_openmp_hint', 'transform']
 def active_isa() -> str:
     ...
 def available_isas() -> list[str]:
@@ -24,6 +25,12 @@ def max_isa() -> str:
 def num_threads() -> int:
     ...
 def probe(isa: str, iterations: typing.SupportsInt | typing.SupportsIndex = 1048576, threads: typing.SupportsInt | typing.SupportsIndex = 1) -> float:
+    ...
+def probe_copy(source: typing_extensions.Buffer, to: typing_extensions.Buffer, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    ...
+def probe_per_thread(isa: str, iterations: typing.SupportsInt | typing.SupportsIndex = 8192, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> list[float]:
+    ...
+def probe_read(source: typing_extensions.Buffer, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> int:
     ...
 def set_max_isa(isa: str) -> None:
     ...
