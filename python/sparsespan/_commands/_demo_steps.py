@@ -12,7 +12,7 @@ from .. import attention, indexer, quant, transform
 from ..reference import attention as ref_attention
 from ..reference import indexer as ref_indexer
 from ..testing import compare_attn, compare_topk
-from ._demo_model import BF16, Inputs, ModelDims, make_inputs, rope_table
+from ..testing._model_inputs import BF16, Inputs, ModelDims, make_inputs, rope_table
 from ._meter import Meter
 
 __all__ = ["Demo"]

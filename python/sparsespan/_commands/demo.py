@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from .._runtime import build_info
-from ._demo_model import MODELS
+from ..testing._model_inputs import MODELS
 from ._meter import Meter
 
 __all__ = ["register"]

@@ -1,4 +1,4 @@
-"""The demo's model: real dims, seeded random tensors in the place of a checkpoint."""
+"""One DSA layer of a published model: its dims, and seeded random tensors in the place of a checkpoint."""
 
 from __future__ import annotations
 

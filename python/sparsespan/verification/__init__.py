@@ -1,0 +1,41 @@
+"""N ranks against one: run the distributed operators, compare every byte, count what moves.
+
+:func:`check` is for tests, :func:`verify` and the command ``sparsespan verify`` for tables. The tensors are seeded, with
+the real dims of a model's latent, index key and index heads. The one-rank answer comes from plain ops (cache writers,
+``select``, ``sparse_mla``), which their own tests hold against float64 references.
+"""
+
+from __future__ import annotations
+
+from ._batches import BATCHES, Batch, batch
+from ._case import COMBINES, INDEX_KS, SCHEMES, Case
+from ._report import check, chrome_trace, reasons, verify
+from ._run import FAULTS, Fault
+from ._setup import INDEX_LAYOUTS, Model
+from ._suite import Options, cases, table
+from ._teams import BACKENDS, Team, Threads, open_team
+
+__all__ = [
+    "BACKENDS",
+    "BATCHES",
+    "COMBINES",
+    "FAULTS",
+    "INDEX_KS",
+    "INDEX_LAYOUTS",
+    "SCHEMES",
+    "Batch",
+    "Case",
+    "Fault",
+    "Model",
+    "Options",
+    "Team",
+    "Threads",
+    "batch",
+    "cases",
+    "check",
+    "chrome_trace",
+    "open_team",
+    "reasons",
+    "table",
+    "verify",
+]

@@ -1,0 +1,127 @@
+"""One thing to verify: a part of the model's step, a grid of ranks, a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from .. import cp
+from ._batches import Batch
+from ._setup import Model
+
+__all__ = ["COMBINES", "INDEX_KS", "SCHEMES", "Case"]
+
+SCHEMES = ("zigzag", "zigzag_padded", "ceil_chunk", "interleave", "contiguous", "contiguous_flat", "thd_even")
+COMBINES = ("a2a", "ag_rs", "ar")
+INDEX_KS = ("replicated", "sharded", "sharded_routed", "union", "gathered")
+_LANES = (1, 2, 4, 8)
+
+
+def _one_of(argument: str, value: str, names: tuple[str, ...]) -> None:
+    if value not in names:
+        raise ValueError(f"verification: {argument} is {value!r}, needs one of {', '.join(map(repr, names))}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A prefill step over ``cp`` ranks, or a decode step over ``dcp`` ranks of a ``tp`` group.
+
+    Parameters
+    ----------
+    part : {"prefill", "decode"}
+    batch : Batch
+        See :func:`batch`.
+    cp, dcp, tp : int
+        The grid of :func:`sparsespan.cp.rank_grid`; ``tp`` None is ``dcp``. Every group of the grid runs.
+    scheme : str
+        Prefill: a scheme of :func:`sparsespan.cp.split_plan`. ``thd_even`` lengthens the requests to what it needs.
+    interleave, combine, index_k, payload, replicate_q
+        Decode: as in :func:`sparsespan.cp.dcp_layout` and :func:`sparsespan.cp.volume`.
+    model : Model
+
+    Raises
+    ------
+    ValueError
+        Naming the argument, what it has and what it needs.
+    """
+
+    part: str
+    batch: Batch
+    cp: int = 1
+    dcp: int = 1
+    tp: int | None = None
+    scheme: str = "zigzag"
+    interleave: int = 1
+    combine: str = "a2a"
+    index_k: str = "replicated"
+    payload: str = "fp32"
+    replicate_q: bool = False
+    model: Model = dataclasses.field(default_factory=Model)
+
+    def __post_init__(self) -> None:
+        _one_of("part", self.part, ("prefill", "decode"))
+        _one_of("scheme", self.scheme, SCHEMES)
+        _one_of("combine", self.combine, COMBINES)
+        _one_of("index_k", self.index_k, INDEX_KS)
+        _one_of("payload", self.payload, ("fp32", "bf16"))
+        grid = self.grid  # refuses sizes that are no grid
+        if self.model.heads % grid.attn_tp:
+            raise ValueError(
+                f"verification: heads is {self.model.heads}, needs a multiple of tp = {grid.attn_tp}, which shares them"
+            )
+        if self.part == "decode":
+            cp.dcp_layout(self.interleave, self.dcp, self.model.page_size)
+            if not all(self.batch.decode):
+                raise ValueError(f"verification: batch {self.batch.name!r} has prefill rows, needs a decode batch")
+        if self.part == "prefill" and self.scheme == "thd_even":
+            object.__setattr__(self, "batch", self.batch.even(2 * self.cp))
+
+    @property
+    def grid(self) -> cp.RankGrid:
+        """The ranks."""
+        return cp.rank_grid(tp=self.tp, cp=self.cp, dcp=self.dcp)
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks the grid has."""
+        return self.grid.world_size
+
+    @property
+    def group(self) -> str:
+        """Kind of the grid's groups that this part's collectives run in."""
+        return "cp" if self.part == "prefill" else "dcp"
+
+    @property
+    def lanes(self) -> bool:
+        """Whether the bits of one rank are promised for decode (contract 4)."""
+        return self.combine == "a2a" and self.payload == "fp32" and self.dcp in _LANES and self.index_k != "union"
+
+    @property
+    def name(self) -> str:
+        """What the report calls it; the same words select it again."""
+        sizes = f"cp {self.cp}" if self.part == "prefill" else f"dcp {self.dcp}"
+        if self.grid.world_size != (self.cp if self.part == "prefill" else self.dcp):
+            sizes = f"cp {self.cp} x tp {self.grid.attn_tp}, dcp {self.dcp}"
+        if self.part == "prefill":
+            return f"prefill {sizes} {self.scheme} {self.batch.name}"
+        extra = "" if self.payload == "fp32" else f" {self.payload}"
+        extra += " replicated-q" if self.replicate_q else ""
+        rows = max(self.batch.lens, default=0)
+        extra += f" next-n {rows}" if rows > 1 else ""
+        return f"decode {sizes} S={self.interleave} {self.combine} {self.index_k} {self.batch.name}{extra}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        grid = {"ranks": self.ranks, "cp": self.cp, "dcp": self.dcp, "tp": self.grid.attn_tp}
+        own: dict[str, Any] = {"scheme": self.scheme}
+        if self.part == "decode":
+            keys = ("interleave", "combine", "index_k", "payload", "replicate_q")
+            own = {key: getattr(self, key) for key in keys}
+        return {
+            "name": self.name,
+            "part": self.part,
+            "grid": grid,
+            **own,
+            "batch": {**dataclasses.asdict(self.batch), "rows": self.batch.rows},
+            "topk": self.model.dims(self.batch).topk,
+        }

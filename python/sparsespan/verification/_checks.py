@@ -1,0 +1,117 @@
+"""Comparison of a rank's result with that of one rank, and of its bytes with the closed form."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..comm import Communicator
+
+__all__ = ["LSE", "MERGE", "Check", "Tolerance", "Traffic", "bits", "within"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """An element passes if it is off by at most ``absolute + relative * |reference|``."""
+
+    absolute: float
+    relative: float
+
+    def __str__(self) -> str:
+        return f"{self.absolute:g} + {self.relative:g} rel"
+
+
+# vLLM's bounds for merging partial attention (test_merge_attn_states.py); a bfloat16 payload is rounded on its way.
+MERGE = {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(1e-3, 1e-2)}
+LSE = Tolerance(1e-6, 2.01 / 65536)  # FlashMLA's
+
+
+@dataclasses.dataclass
+class Check:
+    """One comparison on one rank. ``promise`` is "bits" or the tolerance in words."""
+
+    what: str
+    promise: str
+    bitwise: bool
+    max_error: float
+    passed: bool
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return dataclasses.asdict(self)
+
+
+def _same_bits(got: np.ndarray, want: np.ndarray) -> np.ndarray:
+    """[rows] bool."""
+    a, b = (np.ascontiguousarray(x).view(np.uint8).reshape(len(x), -1) for x in (got, want))
+    return (a == b).all(axis=1)
+
+
+def _errors(got: np.ndarray, want: np.ndarray) -> np.ndarray:
+    """|got - want|, where both are the same infinity 0, where one alone is not finite inf."""
+    x, y = np.asarray(got).astype(np.float64), np.asarray(want).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(x - y)
+    error[x == y] = 0.0
+    return np.where(np.isnan(error), np.inf, error)
+
+
+def _compare(what: str, got: np.ndarray, want: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+    if got.shape != want.shape or got.dtype != want.dtype:
+        note = f"{what} is {got.dtype} {list(got.shape)}, one rank has {want.dtype} {list(want.shape)}"
+        return np.zeros(0, bool), np.zeros(0), note
+    return _same_bits(got, want) if len(got) else np.ones(0, bool), _errors(got, want), ""
+
+
+def _first(what: str, bad: np.ndarray, rows: np.ndarray | None, error: np.ndarray) -> str:
+    at = int(np.flatnonzero(bad)[0])
+    row = at if rows is None else int(rows[at])
+    largest = float(error[at].max()) if error[at].size else 0.0
+    return f"{what}: row {row} is off by {largest:.3g} (first of {int(bad.sum())} rows)"
+
+
+def bits(what: str, got: np.ndarray, want: np.ndarray, rows: np.ndarray | None = None) -> Check:
+    """Hold ``got`` against ``want`` bit by bit; ``rows`` names them in the note."""
+    same, error, note = _compare(what, got, want)
+    passed = not note and bool(same.all())
+    if not passed and not note:
+        note = _first(what, ~same, rows, error)
+    return Check(what, "bits", passed, float(error.max(initial=0.0)), passed, note)
+
+
+def within(what: str, got: np.ndarray, want: np.ndarray, tolerance: Tolerance, rows: np.ndarray | None = None) -> Check:
+    """Hold ``got`` against ``want`` within a tolerance; infinities stand at the same places."""
+    same, error, note = _compare(what, got, want)
+    size = np.abs(np.where(np.isfinite(want), want, 0).astype(np.float64)) if not note else 0.0
+    bad = (error > tolerance.absolute + tolerance.relative * size).reshape(len(error), -1).any(axis=1)
+    if not note and bad.any():
+        note = _first(what, bad, rows, error)
+    bitwise = not note.startswith(f"{what} is") and bool(same.all())
+    return Check(what, str(tolerance), bitwise, float(error.max(initial=0.0)), not note, note)
+
+
+class Traffic:
+    """Bytes that a communicator counts, by stage and primitive."""
+
+    def __init__(self, comm: Communicator) -> None:
+        self._comm = comm
+        self.stages: dict[str, dict[str, dict[str, int]]] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """What is counted in the body belongs to this stage."""
+        before = self._comm.trace()
+        yield
+        after = self._comm.trace()
+        moved = self.stages.setdefault(name, {})
+        for op, now in after.items():
+            calls, received = (int(now[key]) - int(before.get(op, {}).get(key, 0)) for key in ("calls", "bytes"))
+            if op != "checks" and calls:
+                total = moved.setdefault(op, {"calls": 0, "bytes": 0})
+                total["calls"] += calls
+                total["bytes"] += received

@@ -1,0 +1,140 @@
+"""Prefill: what one rank computes by plain ops, what N ranks compute together, and what must agree."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from .. import cp, indexer, quant
+from ..attention import sparse_mla
+from ..comm import Communicator
+from ..testing._model_inputs import BF16
+from ._batches import Batch
+from ._bytes import Expected
+from ._case import Case
+from ._checks import Check, Traffic, bits
+from ._setup import Caches, Model, Setup, turn
+
+__all__ = ["expected", "figures", "oracle", "run", "split"]
+
+
+class Oracle:
+    """The whole batch on one rank: caches written row by row, packed selection, sparse attention."""
+
+    def __init__(self, model: Model, batch: Batch) -> None:
+        setup = self.setup = Setup(model, batch)
+        contexts, page = batch.contexts, model.page_size
+        self.table, pages = setup.table(contexts, page)
+        self.before = setup.caches(pages)
+        self._write(self.before, setup.rotated(setup.past, setup.past_positions), past=True)
+        self.after = Caches(self.before.kv.copy(), self.before.index.copy())
+        rows = setup.rotated(setup.new, setup.positions)
+        self._write(self.after, rows, past=False)
+        cu = np.array([0, *np.cumsum(contexts)], np.int64)
+        keys, scale = quant.gather_indexer_k(self.after.index, self.table, cu, page, model.index_layout)
+        ks = cu[setup.requests]
+        ke = ks + setup.positions + 1
+        packed = indexer.select(rows.q_index, keys, rows.weights, ks, ke, k_scale=scale, topk=setup.dims.topk)
+        self.indices = np.where(packed >= 0, packed - ks[:, None], -1).astype(np.int32)
+        slots = indexer.to_slots(packed, setup.requests, self.table, page, ks=ks)
+        self.out, self.lse, _ = sparse_mla(
+            rows.q, self.after.kv, slots, setup.dims.sm_scale, layout=model.layout, page_size=page
+        )
+        self.hidden = setup.hidden.astype(BF16)
+
+    def _write(self, caches: Caches, rows: Any, past: bool) -> None:
+        setup = self.setup
+        request = setup.past_requests if past else setup.requests
+        position = setup.past_positions if past else setup.positions
+        page = setup.model.page_size
+        setup.write(caches, rows, self.table[request, position // page].astype(np.int64) * page + position % page)
+
+    def results(self) -> tuple[np.ndarray, ...]:
+        """What all processes must have computed alike."""
+        return self.indices, self.out, self.lse, self.after.kv, self.after.index
+
+
+@functools.lru_cache(maxsize=16)
+def oracle(model: Model, batch: Batch) -> Oracle:
+    """The one-rank answer, computed once for all schemes and grids."""
+    return Oracle(model, batch)
+
+
+def split(case: Case) -> cp.CpPlan:
+    """The plan that the case's ranks follow."""
+    b = case.batch
+    return cp.split_plan(case.scheme, b.cu_seqlens, list(b.prefix), case.cp, row_kind=b.row_kind)
+
+
+def run(case: Case, comm: Communicator, traffic: Traffic, wrong_row: bool) -> tuple[list[Check], dict[str, Any]]:
+    """One rank's part; ``wrong_row`` turns the sign of its first latent row."""
+    want = oracle(case.model, case.batch)
+    setup, model, plan = want.setup, case.model, split(case)
+    rows = plan.rank_rows(comm.rank)
+    local = setup.rotated(turn(setup.new, rows), np.where(rows >= 0, plan.positions(comm.rank), 0))
+    if wrong_row and (rows >= 0).any():
+        local.c_kv[np.argmax(rows >= 0)] *= np.array(-1, BF16)
+    mine = Caches(want.before.kv.copy(), want.before.index.copy())
+    caches = cp.LayerCache(mine.kv, mine.index, model.layout, model.index_layout, model.page_size)
+    with traffic.stage("keys"):
+        got = cp.prefill_attention(
+            comm, plan, caches, local.c_kv, local.k_pe, local.k_index, lambda _: (local.q, local.q_index, local.weights),
+            sm_scale=setup.dims.sm_scale, block_table=want.table, topk=setup.dims.topk,
+        )  # fmt: skip
+    hidden = cp.split(want.hidden, plan, comm.rank)
+    with traffic.stage("all rows"):
+        everything = cp.gather_rows(comm, hidden, plan, "all")
+    with traffic.stage("last rows"):
+        last = cp.gather_rows(comm, hidden, plan, "last")
+    real, ends = rows >= 0, np.array(case.batch.cu_seqlens[1:]) - 1
+    wanted_last = np.where(np.array(case.batch.lens)[:, None] > 0, want.hidden[ends], np.array(0, BF16))
+    return [
+        bits("indices", got.indices[real], want.indices[rows[real]], rows[real]),
+        bits("out", got.out[real], want.out[rows[real]], rows[real]),
+        bits("lse", got.lse[real], want.lse[rows[real]], rows[real]),
+        _caches(mine, want.after),
+        bits("gathered rows", everything, want.hidden),
+        bits("last rows", last, wanted_last),
+    ], {}
+
+
+def _caches(got: Caches, want: Caches) -> Check:
+    pages = [(g != w).reshape(len(g), -1).any(axis=1) for g, w in ((got.kv.view(np.uint8), want.kv.view(np.uint8)),
+                                                                  (got.index.view(np.uint8), want.index.view(np.uint8)))]  # fmt: skip
+    wrong = int(sum(p.sum() for p in pages))
+    return Check("caches", "bits", wrong == 0, 0.0 if wrong == 0 else float("inf"), wrong == 0,
+                 f"caches: {wrong} pages differ from those that one rank writes" if wrong else "")  # fmt: skip
+
+
+def expected(case: Case) -> Expected:
+    """Closed form of one layer: fused key gather; all rows and last rows for what comes behind."""
+    b, model = case.batch, case.model
+    dims = model.volume_dims(b)
+    prefill = [n for n, d in zip(b.lens, b.decode) if not d]
+    replicated = b.rows - sum(prefill)  # decode rows: every rank sends its copy
+    others = case.cp - 1
+    form = Expected()
+    for restore, stage in (("none", "keys"), ("all", "all rows")):
+        volume = cp.volume(case.scheme, model=dims, tokens=prefill, ranks=case.cp, cache=model.cache, restore=restore)
+        for row in volume.rows:
+            if stage == "keys" or row.what.endswith("for the LM head"):
+                form.add(stage, row)
+    row_bytes = {"keys": sum(dims.cache_bytes(model.cache)), "all rows": dims.hidden * 2}
+    for stage, size in row_bytes.items():
+        if replicated:
+            each = others * replicated * size
+            form.add_bytes(stage, "all_gather", each * case.cp, each, "replicated decode rows: (N-1) rows bytes")
+    # The owners' rows travel in one all-gather; volume prices it as the broadcast of a single owner: the same bytes.
+    ends = [n for n in b.lens if n]
+    each = cp.volume("contiguous", model=dims, tokens=ends, ranks=case.cp, restore="last").rows[-1].chunk
+    form.add_bytes("last rows", "all_gather", others * each, each, "last rows for the LM head: requests hidden e")
+    return form
+
+
+def figures(case: Case) -> dict[str, Any]:
+    """Imbalance of the plan: busiest rank over mean, minus 1 (counted keys)."""
+    plan = split(case)
+    topk = case.model.dims(case.batch).topk
+    return {"indexer": plan.imbalance("indexer"), "attention": plan.imbalance("attention", topk)}

@@ -1,0 +1,93 @@
+"""Which cases a run has: the product of what was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from ._batches import BATCHES, Batch, batch
+from ._case import COMBINES, INDEX_KS, SCHEMES, Case
+from ._setup import Model
+
+__all__ = ["Options", "cases", "table"]
+
+_DECODE_BATCHES = ("single", "ragged")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Choices, each a tuple of alternatives; ``()`` leaves a part of the model out or takes its default batches."""
+
+    cp: tuple[int, ...] = ()
+    dcp: tuple[int, ...] = ()
+    tp: int | None = None
+    scheme: tuple[str, ...] = ("zigzag",)
+    interleave: tuple[int, ...] = (1,)
+    combine: tuple[str, ...] = ("a2a",)
+    index_k: tuple[str, ...] = ("replicated",)
+    payload: tuple[str, ...] = ("fp32",)
+    replicate_q: bool = False
+    batches: tuple[str, ...] = BATCHES
+    lens: tuple[int, ...] = ()
+    prefix: tuple[int, ...] = (0,)
+    next_n: tuple[int, ...] = (1,)
+    model: Model = dataclasses.field(default_factory=Model)
+
+
+def _batches(options: Options, part: str) -> list[Batch]:
+    if options.lens:
+        ways = options.next_n if part == "decode" else options.next_n[:1]
+        return [batch("lens", options.lens, options.prefix, n, part) for n in ways]
+    known = BATCHES if part == "prefill" else _DECODE_BATCHES
+    names = [name for name in options.batches if name in known]
+    if part == "decode" and not names:
+        names = ["ragged"]
+    found = [batch(name, next_n=n, part=part) for name in names for n in options.next_n]
+    return list(dict.fromkeys(found))  # next_n changes only batches with decode rows
+
+
+def _prefill(options: Options, cp: int, dcp: int) -> list[Case]:
+    return [
+        Case("prefill", b, cp=cp, dcp=dcp, tp=options.tp, scheme=scheme, model=options.model)
+        for scheme, b in itertools.product(options.scheme, _batches(options, "prefill"))
+    ]
+
+
+def _decode(options: Options, cp: int, dcp: int) -> list[Case]:
+    ways = itertools.product(
+        options.interleave, options.combine, options.index_k, options.payload, _batches(options, "decode")
+    )
+    return [
+        Case(
+            "decode", b, cp=cp, dcp=dcp, tp=options.tp, interleave=s, combine=combine, index_k=index_k, payload=payload,
+            replicate_q=options.replicate_q, model=options.model,
+        )
+        for s, combine, index_k, payload, b in ways
+    ]  # fmt: skip
+
+
+def cases(options: Options) -> list[Case]:
+    """One grid for every pair of ``cp`` and ``dcp``: prefill in its cp groups where cp is given, decode where dcp is.
+
+    Examples
+    --------
+    >>> from sparsespan.verification import Options, cases
+    >>> [case.name for case in cases(Options(cp=(2,), dcp=(2,), batches=("ragged",)))]
+    ['prefill cp 2 x tp 2, dcp 2 zigzag ragged', 'decode cp 2 x tp 2, dcp 2 S=1 a2a replicated ragged']
+    """
+    found: list[Case] = []
+    for cp, dcp in itertools.product(options.cp or (1,), options.dcp or (1,)):
+        found += _prefill(options, cp, dcp) if options.cp else []
+        found += _decode(options, cp, dcp) if options.dcp else []
+    return found
+
+
+def table(sizes: tuple[int, ...] = (2, 4, 8), model: Model | None = None, next_n: tuple[int, ...] = (1,)) -> list[Case]:
+    """The whole table: every scheme and batch for each size of cp, every design of decode for each size of dcp."""
+    model = model or Model()
+    prefill = Options(cp=sizes, scheme=SCHEMES, next_n=next_n, model=model)
+    decode = Options(
+        dcp=sizes, interleave=(1, 16, 64), combine=COMBINES, index_k=INDEX_KS, batches=("ragged",), next_n=next_n,
+        model=model,
+    )  # fmt: skip
+    return [*cases(prefill), *cases(decode)]
