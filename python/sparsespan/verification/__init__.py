@@ -12,7 +12,7 @@ from ._case import COMBINES, INDEX_KS, SCHEMES, Case
 from ._report import check, chrome_trace, reasons, verify
 from ._run import FAULTS, Fault
 from ._setup import INDEX_LAYOUTS, Model
-from ._suite import Options, cases, table
+from ._suite import TABLE, Options, cases
 from ._teams import BACKENDS, Team, Threads, open_team
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "INDEX_KS",
     "INDEX_LAYOUTS",
     "SCHEMES",
+    "TABLE",
     "Batch",
     "Case",
     "Fault",
@@ -36,6 +37,5 @@ __all__ = [
     "chrome_trace",
     "open_team",
     "reasons",
-    "table",
     "verify",
 ]

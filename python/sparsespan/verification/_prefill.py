@@ -68,7 +68,9 @@ def split(case: Case) -> cp.CpPlan:
     return cp.split_plan(case.scheme, b.cu_seqlens, list(b.prefix), case.cp, row_kind=b.row_kind)
 
 
-def run(case: Case, comm: Communicator, traffic: Traffic, wrong_row: bool) -> tuple[list[Check], dict[str, Any]]:
+def run(
+    case: Case, comm: Communicator, traffic: Traffic, wrong_row: bool, world_rank: int
+) -> tuple[list[Check], dict[str, Any]]:
     """One rank's part; ``wrong_row`` turns the sign of its first latent row."""
     want = oracle(case.model, case.batch)
     setup, model, plan = want.setup, case.model, split(case)

@@ -9,7 +9,7 @@ from ._batches import BATCHES, Batch, batch
 from ._case import COMBINES, INDEX_KS, SCHEMES, Case
 from ._setup import Model
 
-__all__ = ["Options", "cases", "table"]
+__all__ = ["TABLE", "Options", "cases"]
 
 _DECODE_BATCHES = ("single", "ragged")
 
@@ -66,15 +66,22 @@ def _decode(options: Options, cp: int, dcp: int) -> list[Case]:
     ]  # fmt: skip
 
 
-def cases(options: Options) -> list[Case]:
+def cases(options: Options, *, joint: bool = True) -> list[Case]:
     """One grid for every pair of ``cp`` and ``dcp``: prefill in its cp groups where cp is given, decode where dcp is.
+
+    ``joint`` False: grids of their own for prefill (cp ranks) and for decode (dcp ranks).
 
     Examples
     --------
     >>> from sparsespan.verification import Options, cases
     >>> [case.name for case in cases(Options(cp=(2,), dcp=(2,), batches=("ragged",)))]
     ['prefill cp 2 x tp 2, dcp 2 zigzag ragged', 'decode cp 2 x tp 2, dcp 2 S=1 a2a replicated ragged']
+    >>> [case.name for case in cases(Options(cp=(4,), dcp=(4,), batches=("ragged",)), joint=False)]
+    ['prefill cp 4 zigzag ragged', 'decode dcp 4 S=1 a2a replicated ragged']
     """
+    if not joint:
+        alone = [dataclasses.replace(options, dcp=()), dataclasses.replace(options, cp=())]
+        return [case for part in alone for case in cases(part)]
     found: list[Case] = []
     for cp, dcp in itertools.product(options.cp or (1,), options.dcp or (1,)):
         found += _prefill(options, cp, dcp) if options.cp else []
@@ -82,12 +89,7 @@ def cases(options: Options) -> list[Case]:
     return found
 
 
-def table(sizes: tuple[int, ...] = (2, 4, 8), model: Model | None = None, next_n: tuple[int, ...] = (1,)) -> list[Case]:
-    """The whole table: every scheme and batch for each size of cp, every design of decode for each size of dcp."""
-    model = model or Model()
-    prefill = Options(cp=sizes, scheme=SCHEMES, next_n=next_n, model=model)
-    decode = Options(
-        dcp=sizes, interleave=(1, 16, 64), combine=COMBINES, index_k=INDEX_KS, batches=("ragged",), next_n=next_n,
-        model=model,
-    )  # fmt: skip
-    return [*cases(prefill), *cases(decode)]
+# Every scheme and batch for each size of cp, every design of decode for each size of dcp; joint=False.
+TABLE = Options(
+    cp=(2, 4, 8), dcp=(2, 4, 8), scheme=SCHEMES, interleave=(1, 16, 64), combine=COMBINES, index_k=INDEX_KS,
+)  # fmt: skip

@@ -1,0 +1,160 @@
+"""``sparsespan verify``: the distributed operators on N ranks, held against one."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["register"]
+
+# As in sparsespan.verification, spelled out so that other commands need not import it.
+CHOICES = {
+    "scheme": ("zigzag", "zigzag_padded", "ceil_chunk", "interleave", "contiguous", "contiguous_flat", "thd_even"),
+    "combine": ("a2a", "ag_rs", "ar"),
+    "index_k": ("replicated", "sharded", "sharded_routed", "union", "gathered"),
+    "payload": ("fp32", "bf16"),
+    "batches": ("single", "ragged", "prefix", "mixed"),
+}
+_EPILOG = """\
+Without --cp and --dcp: prefill over cp and decode over dcp, 4 ranks each. With both: one grid of cp x tp ranks.
+mpirun -n 4 sparsespan verify --backend mpi --cp 4
+torchrun --nproc-per-node 4 -m sparsespan.cli verify --backend gloo --dcp 4 --index-k all
+Exit code 0: every case kept its contract; 1: one did not, or ended in an error; 2: refused.
+"""
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of integers such as 1,2,4") from None
+
+
+def _names(key: str) -> Any:
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = CHOICES[key] if text == "all" else tuple(text.split(","))
+        for name in chosen:
+            if name not in CHOICES[key]:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(CHOICES[key])} or all")
+        return chosen
+
+    return parse
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "verify", help="run the distributed operators on N ranks, hold every byte against one rank",
+        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    grid = parser.add_argument_group("grid (lists such as 2,4,8 make several)")
+    grid.add_argument("--cp", type=_integers, help="ranks of prefill context parallelism")
+    grid.add_argument("--dcp", type=_integers, help="ranks that share a KV cache in decode")
+    grid.add_argument("--tp", type=int, help="ranks that share the heads (default dcp)")
+    grid.add_argument("--ranks", type=int, help="ranks in all: must be the grid's; without a grid the size of cp and dcp")
+    grid.add_argument("--backend", choices=("threads", "mpi", "gloo"), default="threads")
+    grid.add_argument("--table", action="store_true", help="cp and dcp 2, 4, 8 (the program's ranks on mpi and gloo) "
+                      "x all schemes, batches, interleaves 1,16,64, combines and index-K designs")  # fmt: skip
+    what = parser.add_argument_group("what runs (lists, or all)")
+    what.add_argument("--scheme", type=_names("scheme"), help=f"{', '.join(CHOICES['scheme'])} (default zigzag)")
+    what.add_argument("--interleave", type=_integers, help="tokens in a row on one dcp rank (default 1)")
+    what.add_argument("--combine", type=_names("combine"), help=f"{', '.join(CHOICES['combine'])} (default a2a)")
+    what.add_argument("--index-k", type=_names("index_k"), help=f"{', '.join(CHOICES['index_k'])} (default replicated)")
+    what.add_argument("--payload", type=_names("payload"), help="fp32 (default) or bf16 partial results")
+    what.add_argument("--replicate-q", action="store_true", help="every dcp rank has all query heads")
+    what.add_argument("--batch", type=_names("batches"), help=f"{', '.join(CHOICES['batches'])} (default all)")
+    what.add_argument("--lens", type=_integers, help="prefill: new tokens, decode: keys of each request; for --batch")
+    what.add_argument("--prefix", type=_integers, help="prefill: cached tokens, one number or one for each request")
+    what.add_argument("--next-n", type=_integers, help="query rows of a decode request (default 1)")
+    model = parser.add_argument_group("tensors")
+    model.add_argument("--model", choices=("v3.2", "glm-5"), default="v3.2")
+    model.add_argument("--layout", choices=("fp8_656", "bf16_576"), default="fp8_656", help="KV cache; index-K follows")
+    model.add_argument("--heads", type=int, default=16, help="attention heads (default 16)")
+    model.add_argument("--topk", type=int, help="default: a quarter of the longest context, at most the model's")
+    model.add_argument("--page-size", type=int, default=64)
+    model.add_argument("--seed", type=int, default=0)
+    end = parser.add_argument_group("how it ends")
+    end.add_argument("--timeout", type=float, default=60.0, help="seconds that an operation waits for its peers")
+    end.add_argument("--timeline", type=Path, metavar="FILE", help="write the operations for ui.perfetto.dev")
+    end.add_argument("--json", action="store_true", help="print one JSON document; progress goes to stderr")
+    end.add_argument("--inject", choices=("flip", "count", "raise", "skip", "delay", "plan", "die"),
+                     help="do something wrong on the last rank: verify must then fail")  # fmt: skip
+    end.add_argument("--inject-at", type=int, default=0, metavar="N", help="operation that goes wrong (default the first)")
+    parser.set_defaults(run=_run)
+
+
+def _cases(arguments: argparse.Namespace, size: int | None) -> list[Any]:
+    """The cases that were asked for; ``size`` is that of a running program."""
+    from .. import verification
+
+    model = verification.Model(
+        arguments.model, arguments.heads, arguments.topk, arguments.layout, arguments.page_size, arguments.seed
+    )
+    options = dataclasses.replace(
+        verification.TABLE if arguments.table else verification.Options(cp=(4,), dcp=(4,)),
+        tp=arguments.tp, replicate_q=arguments.replicate_q, model=model,
+    )  # fmt: skip
+    grid = arguments.cp or arguments.dcp
+    ranks = arguments.ranks or size
+    if arguments.tp and not grid:
+        raise ValueError("--tp needs --cp or --dcp beside it")
+    if grid:
+        options = dataclasses.replace(options, cp=arguments.cp or (), dcp=arguments.dcp or ())
+    elif ranks:
+        options = dataclasses.replace(options, cp=(ranks,), dcp=(ranks,))
+    given = {"batches": arguments.batch}
+    given |= {key: getattr(arguments, key) for key in
+              ("scheme", "interleave", "combine", "index_k", "payload", "lens", "prefix", "next_n")}  # fmt: skip
+    options = dataclasses.replace(options, **{key: value for key, value in given.items() if value is not None})
+    cases = verification.cases(options, joint=bool(grid) and not arguments.table)
+    for case in cases:
+        if size is not None and case.ranks != size:
+            raise ValueError(f"the program has {size} ranks, {case.name!r} needs {case.ranks}: launch {case.ranks}")
+        if arguments.ranks is not None and case.ranks != arguments.ranks:
+            raise ValueError(f"--ranks is {arguments.ranks}, {case.name!r} needs {case.ranks}")
+    return cases
+
+
+def _refuse(team: Any, error: Exception) -> int:
+    if team is None or team.leader:
+        print(f"sparsespan verify: {error}", file=sys.stderr)
+    if team is not None:
+        team.close()
+    return 2
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from .. import verification
+    from . import _verify_text
+
+    team = None
+    try:
+        if arguments.timeout <= 0:
+            raise ValueError(f"--timeout is {arguments.timeout:g}, needs more than 0 seconds")
+        team = verification.open_team(arguments.backend)
+        cases = _cases(arguments, team.size)
+        fault = None
+        if arguments.inject is not None:
+            fault = verification.Fault(arguments.inject, arguments.inject_at, 2 * arguments.timeout)
+    except (ValueError, TypeError, IndexError) as error:
+        return _refuse(team, error)
+    out = _verify_text.Printer(cases, team, sys.stderr if arguments.json else sys.stdout)
+    document = verification.verify(cases, team, timeout=arguments.timeout, fault=fault, tell=out.case)
+    out.end(document)
+    spans = document.pop("spans")
+    if team.leader:
+        if arguments.json:
+            print(json.dumps(document, indent=2, allow_nan=False))
+        if arguments.timeline is not None:
+            arguments.timeline.write_text(json.dumps(verification.chrome_trace({"spans": spans})))
+            print(f"wrote {arguments.timeline}", file=sys.stderr)
+    code = 0 if document["passed"] else 1
+    if any(case["error"] for case in document["cases"]):
+        team.give_up(code)
+    else:
+        team.close()
+    return code
