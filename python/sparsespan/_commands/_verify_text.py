@@ -9,14 +9,15 @@ __all__ = ["Printer"]
 
 
 def _moved(rows: list[dict[str, Any]]) -> str:
-    """Counted bytes of all ranks per primitive; ``=`` when they are those of the formula."""
-    total: dict[str, list[int]] = {}
+    """Counted bytes of all ranks by stage and primitive; ``=`` when they are those of the formula."""
+    parts: list[str] = []
+    stage = ""
     for row in rows:
-        pair = total.setdefault(row["primitive"], [0, 0])
-        pair[0] += row["counted"]
-        pair[1] += row["formula"]
-    parts = [f"{op} {a:,} {'=' if a == b else f'!= {b:,}'}" for op, (a, b) in total.items()]
-    return "  ".join(parts) or "none ="
+        sign = "=" if row["counted"] == row["formula"] else f"!= {row['formula']:,}"
+        lead = "" if row["stage"] == stage else f"{row['stage']}: "
+        stage = row["stage"]
+        parts.append(f"{lead}{row['primitive']} {row['counted']:,} {sign}")
+    return "; ".join(parts) or "-"
 
 
 def _cells(result: dict[str, Any]) -> list[str]:
@@ -29,8 +30,9 @@ def _cells(result: dict[str, Any]) -> list[str]:
     held = out[0]["promise"] if out else "-"
     balance = result["imbalance"]
     verdict = "ok" if result["passed"] else "FAIL"
+    uneven = f"{100 * balance['indexer']:.1f} / {100 * balance['attention']:.1f}%"
     return [
-        verdict, result["name"], bits, error, held, f"{100 * balance['indexer']:.1f} / {100 * balance['attention']:.1f}%",
+        verdict, result["name"], bits, error, held, uneven,
         f"{1e3 * result['seconds']:.0f}", _moved(result["bytes"]),
     ]  # fmt: skip
 
@@ -80,7 +82,8 @@ class Printer:
             for reason in reasons(result):
                 self._print(f"      {reason}")
         elif result["error"]:
-            print(f"rank {self.team.comm.rank}: {'; '.join(reasons(result))}", file=sys.stderr, flush=True)
+            words = "; ".join(reasons(result))
+            sys.stderr.write(f"rank {self.team.comm.rank}: {words}\n")  # one write: lines stay whole
 
     def end(self, document: dict[str, Any]) -> None:
         """The last line."""

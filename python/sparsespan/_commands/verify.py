@@ -55,7 +55,7 @@ def register(commands: Any) -> None:
     grid.add_argument("--cp", type=_integers, help="ranks of prefill context parallelism")
     grid.add_argument("--dcp", type=_integers, help="ranks that share a KV cache in decode")
     grid.add_argument("--tp", type=int, help="ranks that share the heads (default dcp)")
-    grid.add_argument("--ranks", type=int, help="ranks in all: must be the grid's; without a grid the size of cp and dcp")
+    grid.add_argument("--ranks", type=int, help="ranks in all: the grid's; without a grid, the size of cp and dcp")
     grid.add_argument("--backend", choices=("threads", "mpi", "gloo"), default="threads")
     grid.add_argument("--table", action="store_true", help="cp and dcp 2, 4, 8 (the program's ranks on mpi and gloo) "
                       "x all schemes, batches, interleaves 1,16,64, combines and index-K designs")  # fmt: skip
@@ -83,7 +83,7 @@ def register(commands: Any) -> None:
     end.add_argument("--json", action="store_true", help="print one JSON document; progress goes to stderr")
     end.add_argument("--inject", choices=("flip", "count", "raise", "skip", "delay", "plan", "die"),
                      help="do something wrong on the last rank: verify must then fail")  # fmt: skip
-    end.add_argument("--inject-at", type=int, default=0, metavar="N", help="operation that goes wrong (default the first)")
+    end.add_argument("--inject-at", type=int, default=0, metavar="N", help="operation that goes wrong, from 0")
     parser.set_defaults(run=_run)
 
 

@@ -1,8 +1,8 @@
 """N ranks against one: run the distributed operators, compare every byte, count what moves.
 
-:func:`check` is for tests, :func:`verify` and the command ``sparsespan verify`` for tables. The tensors are seeded, with
-the real dims of a model's latent, index key and index heads. The one-rank answer comes from plain ops (cache writers,
-``select``, ``sparse_mla``), which their own tests hold against float64 references.
+:func:`check` is for tests, :func:`verify` and the command ``sparsespan verify`` for tables. The tensors are seeded and
+have the real dims of a model's latent, index key and index heads. The one-rank answer comes from plain ops: cache
+writers, ``select``, ``sparse_mla``.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from .. import cp
+from ..cp import RankGrid
 from ._batches import Batch
 from ._setup import Model
 
@@ -77,7 +78,7 @@ class Case:
             object.__setattr__(self, "batch", self.batch.even(2 * self.cp))
 
     @property
-    def grid(self) -> cp.RankGrid:
+    def grid(self) -> RankGrid:
         """The ranks."""
         return cp.rank_grid(tp=self.tp, cp=self.cp, dcp=self.dcp)
 

@@ -71,18 +71,20 @@ def split(case: Case) -> cp.CpPlan:
 def run(
     case: Case, comm: Communicator, traffic: Traffic, wrong_row: bool, world_rank: int
 ) -> tuple[list[Check], dict[str, Any]]:
-    """One rank's part; ``wrong_row`` turns the sign of its first latent row."""
+    """One rank's part; ``wrong_row`` turns the sign of the first latent row that it writes."""
     want = oracle(case.model, case.batch)
     setup, model, plan = want.setup, case.model, split(case)
     rows = plan.rank_rows(comm.rank)
     local = setup.rotated(turn(setup.new, rows), np.where(rows >= 0, plan.positions(comm.rank), 0))
-    if wrong_row and (rows >= 0).any():
-        local.c_kv[np.argmax(rows >= 0)] *= np.array(-1, BF16)
+    written = plan.kv_write_mask(comm.rank)  # of a replicated decode row rank 0's copy counts
+    if wrong_row and written.any():
+        local.c_kv[np.argmax(written)] *= np.array(-1, BF16)
     mine = Caches(want.before.kv.copy(), want.before.index.copy())
     caches = cp.LayerCache(mine.kv, mine.index, model.layout, model.index_layout, model.page_size)
+    queries = (local.q, local.q_index, local.weights)
     with traffic.stage("keys"):
         got = cp.prefill_attention(
-            comm, plan, caches, local.c_kv, local.k_pe, local.k_index, lambda _: (local.q, local.q_index, local.weights),
+            comm, plan, caches, local.c_kv, local.k_pe, local.k_index, queries,
             sm_scale=setup.dims.sm_scale, block_table=want.table, topk=setup.dims.topk,
         )  # fmt: skip
     hidden = cp.split(want.hidden, plan, comm.rank)
@@ -103,11 +105,10 @@ def run(
 
 
 def _caches(got: Caches, want: Caches) -> Check:
-    pages = [(g != w).reshape(len(g), -1).any(axis=1) for g, w in ((got.kv.view(np.uint8), want.kv.view(np.uint8)),
-                                                                  (got.index.view(np.uint8), want.index.view(np.uint8)))]  # fmt: skip
-    wrong = int(sum(p.sum() for p in pages))
-    return Check("caches", "bits", wrong == 0, 0.0 if wrong == 0 else float("inf"), wrong == 0,
-                 f"caches: {wrong} pages differ from those that one rank writes" if wrong else "")  # fmt: skip
+    pairs = [(g.view(np.uint8), w.view(np.uint8)) for g, w in ((got.kv, want.kv), (got.index, want.index))]
+    wrong = sum(int((g != w).any(axis=(1, 2)).sum()) for g, w in pairs)
+    note = f"caches: {wrong} pages differ from those that one rank writes" if wrong else ""
+    return Check("caches", "bits", wrong == 0, float("inf") if wrong else 0.0, wrong == 0, note)
 
 
 def expected(case: Case) -> Expected:

@@ -23,7 +23,7 @@ DEFINITIONS = {
     "formula": "modelled: cp.volume for one layer with these dims, pad rows that travel included",
     "imbalance": "counted: keys of the busiest rank over the mean, minus 1",
     "seconds": "measured: the slowest rank, with its own preparation of rows and comparison",
-    "union": "measured: keys attended for each one selected exactly, recall of the exact selection, distance from exact",
+    "union": "measured: recall of the exact selection, keys attended for each one of it, distance from exact",
 }
 
 

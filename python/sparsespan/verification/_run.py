@@ -78,9 +78,7 @@ def rank_main(case: Case, comm: Communicator, fault: Fault | None = None) -> dic
         raise RuntimeError("verification: the communicator's split gave no group")
     traffic = Traffic(group)
     begin = time.perf_counter()
-    checks, extra = _part(case).run(
-        case, group, traffic, bool(last and fault and fault.kind == "flip"), world.rank
-    )
+    checks, extra = _part(case).run(case, group, traffic, bool(last and fault and fault.kind == "flip"), world.rank)
     seconds = time.perf_counter() - begin
     if last and fault is not None and fault.kind == "count":
         next(moved for stage in traffic.stages.values() for moved in stage.values())["bytes"] += 1

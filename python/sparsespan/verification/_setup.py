@@ -191,5 +191,3 @@ def turn(x: Inputs, rows: np.ndarray) -> Inputs:
         taken[pad] = np.nan if field.name in ("c_kv", "k_rope", "index_k") else 0
         parts[field.name] = taken
     return Inputs(**parts)
-
-

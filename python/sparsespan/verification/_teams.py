@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -66,13 +67,13 @@ class Processes(Team):
         counts = self.comm.all_gather(np.array([len(text)])).tolist()
         joined = self.comm.all_gather(text, counts).tobytes()
         edges = [0, *np.cumsum(counts).tolist()]
-        return [json.loads(joined[a:b]) for a, b in zip(edges, edges[1:])]
+        return [json.loads(joined[a:b]) for a, b in itertools.pairwise(edges)]
 
     def close(self) -> None:
         self._close()
 
     def give_up(self, code: int) -> None:
-        # Rank 0 prints what it knows and ends the program. The others give it the time to do so, then end it themselves.
+        # Rank 0 prints what it knows and ends the program. The others give it time to do so, then end it themselves.
         sys.stdout.flush()
         sys.stderr.flush()
         if not self.leader:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import cp, indexer
 from ._case import Case
-from ._checks import LSE, MERGE, Check, bits, within
+from ._checks import LSE, Check, bits, merge_tolerance, within
 
 if TYPE_CHECKING:
     from ._decode import Oracle, Pair
@@ -37,7 +37,7 @@ def picks(case: Case, want: Oracle) -> list[np.ndarray]:
 def checks(
     case: Case, want: Oracle, rank: int, heads: slice, indices: np.ndarray, got: Pair
 ) -> tuple[list[Check], dict[str, Any]]:
-    """This rank's own picks bit by bit, the result within the merge tolerance, and what the approximation does."""
+    """The rank's own picks bit by bit, the result within the merge tolerance, and what the approximation does."""
     by_rank = picks(case, want)
     union = np.sort(np.concatenate(by_rank, axis=1), axis=1)[:, ::-1]
     union = np.where(union >= 0, union, -1).astype(np.int32)
@@ -51,6 +51,6 @@ def checks(
     }
     return [
         bits("own picks", indices, by_rank[rank]),
-        within("out of the union", got[0], out[:, heads], MERGE[case.payload]),
+        within("out of the union", got[0], out[:, heads], merge_tolerance(case.payload, want.largest)),
         within("lse of the union", got[1], lse[:, heads], LSE),
     ], {"union": figures}

@@ -1,0 +1,143 @@
+"""``sparsespan verify`` on threads: exit codes, JSON, refusals in words, and that it can fail."""
+
+import json
+
+import pytest
+
+from sparsespan.cli import main
+
+pytestmark = pytest.mark.timeout(60)
+SMALL = ["verify", "--lens", "9,30", "--prefix", "0,20", "--heads", "8", "--timeout", "10"]
+
+
+def run(capsys, *arguments):
+    code = main([*arguments, "--json"])
+    captured = capsys.readouterr()
+    return code, json.loads(captured.out), captured.err
+
+
+def test_the_default_runs_prefill_and_decode_on_four_ranks(capsys):
+    code, report, progress = run(capsys, "verify")
+    assert code == 0 and report["passed"] and report["failed"] == []
+    assert report["kind"] == "verify" and report["backend"] == "threads"
+    parts = {(case["part"], case["batch"]["name"]) for case in report["cases"]}
+    assert parts >= {("prefill", name) for name in ("single", "ragged", "prefix", "mixed")}
+    assert ("decode", "ragged") in parts
+    for case in report["cases"]:
+        assert case["grid"]["ranks"] == 4 and case["error"] is None
+        assert case["name"] in progress
+        out = [check for check in case["checks"] if check["what"].startswith("out")]
+        assert out[0]["promise"] == "bits" and out[0]["bitwise"] and out[0]["ranks"] == 4
+        assert case["bytes"] and all(row["counted"] == row["formula"] > 0 for row in case["bytes"])
+        assert all(row["terms"] for row in case["bytes"])
+        assert set(case["imbalance"]) == {"indexer", "attention"}
+
+
+def test_text_is_a_line_for_each_case(capsys):
+    assert main([*SMALL, "--cp", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "ok    prefill cp 2 zigzag lens" in text
+    assert "keys: all_gather" in text and "=" in text and "every case kept its contract" in text
+
+
+def test_every_split_keeps_one_rank_s_bits(capsys):
+    code, report, _ = run(capsys, *SMALL, "--cp", "3", "--scheme", "all")
+    assert code == 0 and len(report["cases"]) == 7
+    assert {case["scheme"]: case["batch"]["lens"] for case in report["cases"]}["thd_even"] == [12, 30]
+
+
+@pytest.mark.parametrize("layout", ["fp8_656", "bf16_576"])
+def test_layouts_count_their_own_bytes(capsys, layout):
+    code, report, _ = run(capsys, *SMALL, "--cp", "2", "--layout", layout)
+    assert code == 0
+    keys = [row for row in report["cases"][0]["bytes"] if row["stage"] == "keys"]
+    # zigzag over 2 ranks: 5 + 16 rows on the busiest, which each rank sends once
+    assert keys[0]["counted"] == 2 * 20 * {"fp8_656": 788, "bf16_576": 1408}[layout]
+
+
+def test_a_grid_of_both_runs_every_group(capsys):
+    code, report, _ = run(capsys, *SMALL, "--cp", "2", "--dcp", "2", "--next-n", "2")
+    assert code == 0
+    assert [(case["part"], case["grid"]) for case in report["cases"]] == [
+        (part, {"ranks": 4, "cp": 2, "dcp": 2, "tp": 2}) for part in ("prefill", "decode")
+    ]
+    assert all(check["ranks"] == 4 for case in report["cases"] for check in case["checks"])
+
+
+def test_dcp_inside_a_larger_tp_group(capsys):
+    code, report, _ = run(capsys, *SMALL, "--dcp", "2", "--tp", "4", "--combine", "all", "--payload", "fp32,bf16")
+    assert code == 0 and len(report["cases"]) == 6
+    promises = {(c["combine"], c["payload"]): c["checks"][1]["promise"] for c in report["cases"]}
+    assert [key for key, promise in promises.items() if promise == "bits"] == [("a2a", "fp32")]
+
+
+@pytest.mark.parametrize("grid", [("--cp", "2"), ("--dcp", "2")])
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        ("flip", "is off by"),
+        ("count", "bytes counted"),
+        ("plan", "RankMismatch"),
+        ("raise", "injected failure"),
+    ],
+)
+def test_what_is_wrong_is_found(capsys, grid, fault, word):
+    code, report, words = run(capsys, *SMALL, *grid, "--inject", fault)
+    assert code == 1 and not report["passed"] and len(report["failed"]) == 1
+    assert word in words
+
+
+@pytest.mark.parametrize("fault", ["skip", "delay"])
+def test_a_rank_that_stays_away_ends_in_time(capsys, fault):
+    code, report, _ = run(capsys, *SMALL, "--cp", "2", "--timeout", "1", "--inject", fault)
+    assert code == 1
+    assert report["cases"][0]["error"]["type"] in {"CommTimeout", "RankMismatch", "CommError", "ValueError"}
+    assert report["seconds"] < 10
+
+
+def test_a_fault_leaves_the_next_run_alone(capsys):
+    assert main([*SMALL, "--cp", "2", "--inject", "flip"]) == 1
+    assert main([*SMALL, "--cp", "2"]) == 0
+    capsys.readouterr()
+
+
+def test_the_time_line_is_a_chrome_trace(capsys, tmp_path):
+    file = tmp_path / "line.json"
+    assert main([*SMALL, "--cp", "2", "--timeline", str(file)]) == 0
+    capsys.readouterr()
+    events = [e for e in json.loads(file.read_text())["traceEvents"] if e["ph"] == "X"]
+    assert {e["pid"] for e in events} == {0, 1}
+    assert [e["name"] for e in events if e["pid"] == 0] == ["all_gather"] * 3
+    assert all(e["dur"] >= 0 and e["ts"] >= 0 for e in events)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--cp", "2", "--ranks", "3"], "--ranks is 3"),
+        (["--tp", "2"], "--tp needs --cp or --dcp"),
+        (["--cp", "2", "--timeout", "0"], "--timeout is 0"),
+        (["--dcp", "3", "--heads", "8"], "heads is 8"),
+        (["--dcp", "2", "--interleave", "3"], "interleave"),
+        (["--cp", "0"], "cp"),
+        (["--cp", "2", "--prefix", "1,2,3", "--lens", "4"], "prefix has 3 numbers"),
+        (["--cp", "2", "--lens", "-4"], "lens has -4"),
+        (["--dcp", "2", "--next-n", "0"], "next_n is 0"),
+        (["--cp", "2", "--topk", "0"], "topk is 0"),
+        (["--backend", "gloo"], "torchrun"),
+    ],
+)
+def test_refusals_name_the_argument(capsys, monkeypatch, arguments, words):
+    monkeypatch.delenv("RANK", raising=False)
+    if "gloo" in arguments:
+        pytest.importorskip("torch")
+    assert main(["verify", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--scheme", "spiral"], ["--index-k", "none"], ["--cp", "two"]])
+def test_unknown_names_are_refused_by_the_parser(capsys, arguments):
+    with pytest.raises(SystemExit) as refusal:
+        main(["verify", *arguments])
+    assert refusal.value.code == 2
+    assert arguments[1] in capsys.readouterr().err
