@@ -106,6 +106,17 @@ struct PyTransport final : Transport, py::trampoline_self_life_support {
   void poison(const std::string& reason) override {
     asking("abort", [&] { ask("abort", reason); });
   }
+  std::optional<Alarm> alarm(std::int64_t sequence) override {
+    return asking("alarm", [&]() -> std::optional<Alarm> {
+      const py::object told = ask("alarm", sequence);
+      if (told.is_none()) return std::nullopt;
+      const auto [rank, reason] = py::cast<std::pair<int, std::string>>(told);
+      return Alarm{rank, reason};
+    });
+  }
+  std::vector<int> late(std::int64_t sequence) override {
+    return asking("late", [&] { return py::cast<std::vector<int>>(ask("late", sequence)); });
+  }
   void close() override {
     asking("close", [&] { ask("close"); });
   }

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,15 @@ class Transport {
   // follow from (color, key) as in MPI_Comm_split.
   virtual std::shared_ptr<Transport> split(std::int64_t color, std::int64_t key, const std::vector<int>& ranks) = 0;
   virtual void poison(const std::string& reason) = 0;
+  // The rank that gave the group up, where the library lets ranks tell each other. Asked now and then while this rank
+  // waits in a collective (-1: a message); does not wait itself.
+  struct Alarm {
+    int rank = -1;  // of this group, -1: of another part of the whole
+    std::string reason;
+  };
+  virtual std::optional<Alarm> alarm(std::int64_t /*sequence*/) { return std::nullopt; }
+  // The ranks that are not known to wait in this collective too; asked once, after a timeout. Empty: cannot tell.
+  virtual std::vector<int> late(std::int64_t /*sequence*/) { return {}; }
   virtual void close() = 0;
 };
 

@@ -47,7 +47,11 @@ TransportComm::~TransportComm() {
 }
 
 void TransportComm::check_alive(const Request& request) const {
-  if (poisoned_) throw_about(comm_aborted(op_text(request) + ": the group was given up: " + reason_), request);
+  if (poisoned_) {
+    comm_aborted error(op_text(request) + ": the group was given up: " + reason_);
+    error.ranks = culprit_;
+    throw_about(std::move(error), request);
+  }
   if (closed_) throw_about(comm_error(op_text(request) + ": this rank has closed the group"), request);
 }
 
@@ -91,41 +95,62 @@ void TransportComm::progress() {
 
 void TransportComm::wait(TransportPending& pending, CommClock::time_point deadline) {
   const auto begin = CommClock::now();
-  auto polled = begin;
+  looked_up_ = begin;
   for (int looks = 0;; ++looks) {
     check_alive(pending.request);
     progress();
     if (pending.finished()) return;
     const auto now = CommClock::now();
-    if (now >= deadline) {
-      comm_timeout error(detail::join(op_text(pending.request), " timed out on rank ", rank(), " of ", size(),
-                                      " after ", std::chrono::duration<double>(now - begin).count(), " s"));
-      if (!is_collective(pending.request.op)) error.ranks = {pending.request.peer};
-      abandon(error.what());
-      throw_about(std::move(error), pending.request);
-    }
-    if (now - polled >= kPoll) {
-      polled = now;
-      try {
-        poll_hook();
-      } catch (...) {
-        abandon(op_text(pending.request) + " was interrupted");
-        throw;
-      }
-    }
+    if (now >= deadline) fail_late(pending, std::chrono::duration<double>(now - begin).count());
+    look_up(pending.request);
     rest(looks);
   }
 }
 
-void TransportComm::abandon(const std::string& reason) {
+void TransportComm::fail_late(const TransportPending& pending, double waited) {
+  const Request& request = pending.request;
+  std::vector<int> ranks;
+  if (!is_collective(request.op)) ranks = {request.peer};
+  if (pending.meets()) ranks = transport_->late(request.stamp.print.sequence);
+  const std::string who = !ranks.empty() && pending.meets() ? ": " + ranks_text(ranks) + " did not come" : "";
+  comm_timeout error(
+      detail::join(op_text(request), " timed out on rank ", rank(), " of ", size(), " after ", waited, " s", who));
+  error.ranks = std::move(ranks);
+  abandon(error.what());
+  throw_about(std::move(error), request);
+}
+
+void TransportComm::look_up(const Request& request) {
+  const auto now = CommClock::now();
+  if (now - looked_up_ < kPoll) return;
+  looked_up_ = now;
+  try {
+    poll_hook();
+  } catch (...) {
+    abandon(op_text(request) + " was interrupted");
+    throw;
+  }
+  const auto alarm = transport_->alarm(is_collective(request.op) ? request.stamp.print.sequence : -1);
+  if (!alarm) return;
+  if (alarm->rank >= 0) culprit_ = {alarm->rank};
+  give_up(alarm->reason);
+  check_alive(request);
+}
+
+void TransportComm::give_up(const std::string& reason) {
   if (!pending_.empty()) {
     // Leaked on purpose: no library can call a transfer back for certain.
     new std::deque<std::shared_ptr<TransportPending>>(std::move(pending_));
     pending_.clear();
   }
-  if (poisoned_) return;
   poisoned_ = true;
   reason_ = reason;
+}
+
+void TransportComm::abandon(const std::string& reason) {
+  const bool first = !poisoned_;
+  give_up(first ? reason : reason_);
+  if (!first) return;
   try {
     transport_->poison(reason);
   } catch (const std::exception&) {  // the first error is the one to report

@@ -37,9 +37,13 @@ class TransportComm final : public Communicator {
   // peer and tag; they hold up nothing else, or two ranks that send before they receive would wait for each other.
   bool must_wait(std::size_t place) const;
   void progress();
+  // Now and then: has Ctrl-C been pressed, has a peer given the group up?
+  void look_up(const Request& request);
   void wait(TransportPending& pending, CommClock::time_point deadline);
+  [[noreturn]] void fail_late(const TransportPending& pending, double waited);
   // The library may still read and write the buffers of what was under way: they are never freed.
   void abandon(const std::string& reason);
+  void give_up(const std::string& reason);
   void check_alive(const Request& request) const;
 
   std::shared_ptr<Transport> transport_;
@@ -47,6 +51,8 @@ class TransportComm final : public Communicator {
   bool closed_ = false;
   bool poisoned_ = false;
   std::string reason_;
+  std::vector<int> culprit_;  // the rank that gave up, when it is known
+  CommClock::time_point looked_up_{};
   std::deque<std::shared_ptr<TransportPending>> pending_;
 };
 

@@ -43,6 +43,7 @@ bool TransportPending::test() {
   if (!finished()) {
     comm_->check_alive(request);
     comm_->progress();
+    if (!finished()) comm_->look_up(request);
   }
   return finished();
 }

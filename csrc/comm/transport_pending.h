@@ -18,6 +18,8 @@ class TransportPending final : public Pending {
   // Goes on until a transfer is not done yet. Throws how it failed.
   void advance();
   bool finished() const { return stage_ == Stage::done; }
+  // Nobody has been let through: who is not here is late.
+  bool meets() const { return stage_ == Stage::check && is_collective(request.op); }
   bool last_started() const { return finished() || (begun_ && stage_ == last_stage()); }
 
   Request request;

@@ -1,61 +1,68 @@
-"""One process of a test: comm_worker.py mpi|gloo [fault] [folder rank size]; prints one word about how it ended."""
+"""One process of a group: comm_worker.py mpi|gloo JOBS [init_method rank size]; prints one line of JSON per job.
 
-import os
+All jobs run in the same process, each on a communicator that is made anew: whatever a fault does, the process and the
+library below must be usable for the next.
+"""
+
+import faulthandler
+import json
 import sys
-import time
 from pathlib import Path
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 import conformance
+import faults
 
-from sparsespan.comm import CommError, CommTimeout, RankMismatch, as_comm
-from sparsespan.testing import FaultyComm
+from sparsespan.comm import as_comm
 
 
 def connect(backend):
     if backend == "mpi":
         from mpi4py import MPI
 
-        return as_comm(MPI.COMM_WORLD)
+        return MPI.COMM_WORLD
     import torch.distributed as dist
 
-    folder, rank, size = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
-    return as_comm(dist.group.WORLD)
+    init, rank, size = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=size)
+    return dist.group.WORLD
+
+
+def first_two(backend, group):
+    """The group of ranks 0 and 1; None on the others."""
+    if backend == "mpi":
+        rank = group.Get_rank()
+        part = group.Split(int(rank >= 2), rank)
+        return part if rank < 2 else None
+    import torch.distributed as dist
+
+    part = dist.new_group([0, 1])
+    return part if dist.get_rank() < 2 else None
+
+
+def run(job, comm):
+    if job in faults.BY_NAME:
+        return faults.suffer(faults.BY_NAME[job], comm)
+    comm.timeout = 30
+    try:
+        conformance.run_all(comm)
+        word = "done"
+    except Exception as error:
+        word = f"{type(error).__name__}: {error}"
+    return {"fault": job, "rank": comm.rank, "word": word}
 
 
 def main():
-    backend, fault = sys.argv[1], sys.argv[2]
-    comm = connect(backend)
-    comm.timeout = 30 if fault == "none" else 2
-    word = "done"
-    try:
-        if fault == "none":
-            conformance.run_all(comm)
-        else:
-            comm.barrier(timeout=30)
-            bad = FaultyComm(comm, fault, at=1, seconds=4) if comm.rank == 1 else comm
-            for _ in range(2 if fault == "skip" else 3):
-                bad.all_gather(np.ones(1000))
-    except RankMismatch:
-        word = "mismatch"
-    except CommTimeout:
-        word = "timeout"
-    except CommError:
-        word = "error"
-    sys.stdout.write(f"rank {comm.rank} {word}\n")
-    sys.stdout.flush()
-    if fault == "none":
-        if backend == "gloo":
-            import torch.distributed as dist
-
-            dist.destroy_process_group()
-        return
-    # A broken group cannot be finalised in good order; the peers get time to come to their own end first.
-    time.sleep(3)
-    os._exit(0)
+    whole = connect(sys.argv[1])
+    for job in sys.argv[2].split(","):
+        faulthandler.dump_traceback_later(40, exit=True)  # never a hang
+        group = first_two(sys.argv[1], whole) if job == "conform2" else whole
+        if group is None:
+            continue
+        end = run(job, as_comm(group))
+        sys.stdout.write(json.dumps(end) + "\n")
+        sys.stdout.flush()
+        faulthandler.cancel_dump_traceback_later()
 
 
 if __name__ == "__main__":

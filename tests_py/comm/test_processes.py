@@ -1,104 +1,123 @@
-"""The same conformance over gloo and MPI, in processes of their own; faults end in words and in time."""
+"""The same conformance and the same faults over gloo and MPI, in processes, and across two network namespaces.
 
-import importlib.util
+A team of processes does all its jobs, one after another: that each of them ends well shows that the process, the
+library below and its groups are usable after every fault before it.
+"""
+
 import os
-import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-WORKER = str(Path(__file__).with_name("comm_worker.py"))
-BIN = Path(sys.executable).parent
-MPIRUN = shutil.which("mpirun", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+sys.path.insert(0, str(Path(__file__).parent))
+import faults
+import teams
+
+sys.path.pop(0)
 pytestmark = [
     pytest.mark.peer,
-    pytest.mark.timeout(90),
+    pytest.mark.timeout(120),
     pytest.mark.skipif("SPARSESPAN_SANITIZED" in os.environ, reason="peers are not built with sanitizers"),
 ]
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+needs_torch = pytest.mark.skipif(not teams.HAS_TORCH, reason="torch is not installed")
 needs_mpi = pytest.mark.skipif(
-    importlib.util.find_spec("mpi4py") is None or MPIRUN is None,
-    reason="mpi4py or mpirun is not installed: pip install mpi4py mpich",
+    not teams.HAS_MPI, reason="mpi4py or mpirun is not installed: pip install mpi4py mpich, .venv/bin on PATH"
 )
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+SLACK = 4.0  # seconds: four processes on two busy cores
+
+GLOO = [f for f in faults.of("gloo")]
+MPI = [f for f in faults.of("mpi")]
 
 
-def gloo(size, fault, folder):
-    team = [
-        subprocess.Popen(
-            [sys.executable, WORKER, "gloo", fault, str(folder), str(r), str(size)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=ENV,
-        )
-        for r in range(size)
-    ]
+def ended_well(team, job, size):
+    ends = team.jobs.get(job, [])
+    assert [end["rank"] for end in ends] == list(range(size)), team.errors
+    assert [end["word"] for end in ends] == ["done"] * size, team.errors
+
+
+def judged(team, fault, size):
+    ends = team.jobs.get(fault.name, [])
+    assert [end["rank"] for end in ends] == list(range(size)), team.errors
+    faults.judge(fault, ends, SLACK)
+
+
+@pytest.fixture(scope="module")
+def gloo():
+    return teams.gloo(4, ["conform", "conform2", *[f.name for f in GLOO], "killed"])
+
+
+@needs_torch
+@pytest.mark.parametrize(("job", "size"), [("conform", 4), ("conform2", 2)])
+def test_gloo_conforms(gloo, job, size):
+    ended_well(gloo, job, size)
+
+
+@needs_torch
+@pytest.mark.parametrize("fault", GLOO, ids=lambda f: f.name)
+def test_gloo_faults(gloo, fault):
+    judged(gloo, fault, 4)
+
+
+@needs_torch
+def test_gloo_names_who_is_late(gloo):
+    for name in ("skips", "leaves", "slow"):
+        late = [end for end in gloo.jobs[name] if end["word"] == "CommTimeout"]
+        assert late and all(end["named"] == [faults.CULPRIT] for end in late), late
+
+
+@needs_torch
+def test_gloo_kill(gloo):
+    """The others end in words, and then as processes should, although transfers never ended."""
+    ends = gloo.jobs["killed"]
+    assert [end["rank"] for end in ends] == [0, 2, 3], gloo.errors
+    faults.judge(faults.BY_NAME["killed"], ends, SLACK)
+    assert gloo.codes == [0, -9, 0, 0], gloo.errors
+
+
+@pytest.fixture(scope="module")
+def mpi():
+    return teams.mpi(4, ["conform", *[f.name for f in MPI]])
+
+
+@needs_mpi
+def test_mpi_conforms(mpi):
+    ended_well(mpi, "conform", 4)
+
+
+@needs_mpi
+@pytest.mark.parametrize("fault", MPI, ids=lambda f: f.name)
+def test_mpi_faults(mpi, fault):
+    judged(mpi, fault, 4)
+
+
+@needs_mpi
+def test_mpi_finalises_after_all_that(mpi):
+    assert mpi.codes == [0], mpi.errors
+
+
+@needs_mpi
+def test_mpi_two_ranks_and_a_kill_ends_the_program():
+    team = teams.mpi(2, ["conform", "killed"], timeout=60)
+    ended_well(team, "conform", 2)
+    assert team.codes[0] not in (0, None)
+
+
+@pytest.fixture(scope="module")
+def namespaces():
     try:
-        ends = [p.communicate(timeout=60) for p in team]
-    finally:
-        for p in team:
-            p.kill()
-    words = dict(re.findall(r"rank (\d) (done|mismatch|timeout|error)", "".join(out for out, _ in ends)))
-    return words, [p.returncode for p in team], "".join(err for _, err in ends)
+        with teams.two_namespaces() as names:
+            yield teams.gloo_across(names, ["conform", "raises", "slow", "cable_cut"])
+    except teams.NotPermittedError as reason:
+        pytest.skip(f"no network namespaces: {reason}")
 
 
 @needs_torch
-@pytest.mark.parametrize("size", [2, 4])
-def test_gloo_conforms(size, tmp_path):
-    words, codes, errors = gloo(size, "none", tmp_path)
-    assert words == {str(r): "done" for r in range(size)}, errors
-    assert codes == [0] * size, errors
+def test_gloo_conforms_across_namespaces(namespaces):
+    ended_well(namespaces, "conform", 2)
 
 
 @needs_torch
-@pytest.mark.parametrize(
-    ("fault", "allowed"),
-    [
-        ("mismatch", {"0": {"mismatch"}, "1": {"mismatch"}}),
-        ("raise", {"0": {"timeout"}, "1": {"error"}}),
-        ("delay", {"0": {"timeout"}, "1": {"timeout", "error"}}),
-        ("die", {"0": {"error", "timeout"}}),
-    ],
-)
-def test_gloo_faults_end_in_words(fault, allowed, tmp_path):
-    words, codes, errors = gloo(2, fault, tmp_path)
-    assert words.keys() == allowed.keys(), errors
-    assert all(words[r] in allowed[r] for r in allowed), (words, errors)
-    assert codes[0] == 0 and codes[1] == (-9 if fault == "die" else 0), errors
-
-
-def mpirun(size, fault):
-    return subprocess.run(
-        [MPIRUN, "-n", str(size), sys.executable, WORKER, "mpi", fault],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=ENV,
-    )
-
-
-@needs_mpi
-@pytest.mark.parametrize("size", [2, 4])
-def test_mpi_conforms(size):
-    run = mpirun(size, "none")
-    words = dict(re.findall(r"rank (\d) (done|mismatch|timeout|error)", run.stdout))
-    assert words == {str(r): "done" for r in range(size)}, run.stdout + run.stderr
-    assert run.returncode == 0, run.stderr
-
-
-@needs_mpi
-def test_mpi_mismatch_is_told_on_every_rank():
-    run = mpirun(2, "mismatch")
-    assert dict(re.findall(r"rank (\d) (done|mismatch|timeout|error)", run.stdout)) == {
-        "0": "mismatch",
-        "1": "mismatch",
-    }, run.stderr
-
-
-@needs_mpi
-def test_mpi_kill_ends_the_program():
-    assert mpirun(2, "die").returncode != 0
+@pytest.mark.parametrize("name", ["raises", "slow", "cable_cut"])
+def test_gloo_faults_across_namespaces(namespaces, name):
+    judged(namespaces, faults.BY_NAME[name], 2)

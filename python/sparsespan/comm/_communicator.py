@@ -68,7 +68,8 @@ class Communicator:
     Arrays are C-contiguous, NumPy or DLPack; results come in the caller's family. Collectives cut and join along the
     first axis, whose entries are called rows. Every operation takes ``timeout`` (seconds, default :attr:`timeout`) and
     ``plan``, the fingerprint of the plan that the caller follows: ranks that follow different plans are told so before
-    data moves. Each has a form with ``i`` in front that returns a :class:`Work` at once.
+    data moves. Each has a form with ``i`` in front that returns a :class:`Work` at once. ``with comm:`` closes the
+    group at its end, and gives it up when an exception leaves the block, so that the others need not run out of time.
 
     Notes
     -----
@@ -81,6 +82,14 @@ class Communicator:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} rank {self.rank} of {self.size}, {self._native.kind}>"
+
+    def __enter__(self) -> Communicator:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        if error is not None:
+            self.abort(f"rank {self.rank} raised {type(error).__name__}: {error}")
+        self.close()
 
     def _guard(self, step: Callable[[], Result]) -> Result:
         try:
@@ -242,8 +251,8 @@ class Communicator:
     def abort(self, reason: str) -> None:
         """Give the group up: every call on it raises :class:`CommAborted` with this reason.
 
-        On threads, peers that wait are woken at once. A transport between processes may not reach them; they then run
-        into their timeout.
+        On threads, peers that wait are woken at once; on MPI and gloo they learn it within a fraction of a second of
+        waiting. Another transport may not reach them; they then run into their timeout.
         """
         self._native.abort(reason)
 

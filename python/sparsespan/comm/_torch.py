@@ -1,9 +1,15 @@
-"""Ranks of a torch.distributed process group (gloo)."""
+"""Ranks of a torch.distributed process group, over gloo."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import ctypes
+import json
 import sys
 import threading
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from .. import _core
@@ -11,6 +17,12 @@ from ._communicator import Communicator
 from ._transport import Transport
 
 __all__ = ["TorchComm"]
+
+_MEET = timedelta(seconds=300)  # to connect
+_NEVER = timedelta(days=30)  # the native side keeps the time
+_PATIENCE = 0.5  # seconds that a failing rank waits for an answer of the store, once
+
+_made: dict[str, int] = {}  # groups that were made of a group, by its name: the same number on every rank
 
 
 class _Works:
@@ -28,6 +40,16 @@ class _Works:
         return True
 
 
+_waiting: set[_Waiter] = set()
+
+
+@atexit.register
+def _let_go() -> None:
+    """End what still waits for a message: a thread that comes back from torch after Python is gone ends in an abort."""
+    for waiter in list(_waiting):
+        waiter.let_go()
+
+
 class _Waiter:
     """A gloo message never says that it is completed before somebody waits for it: a thread does."""
 
@@ -36,6 +58,7 @@ class _Waiter:
         self._buffer = buffer
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._wait, daemon=True)
+        _waiting.add(self)
         self._thread.start()
 
     def _wait(self) -> None:
@@ -43,6 +66,13 @@ class _Waiter:
             self._work.wait()
         except BaseException as error:
             self._error = error
+        finally:
+            _waiting.discard(self)
+
+    def let_go(self) -> None:
+        with contextlib.suppress(Exception):
+            self._work.wait(timedelta(milliseconds=1))  # gloo ends all waits of a group of which one times out
+        self._thread.join(_PATIENCE)
 
     def test(self) -> bool:
         if self._thread.is_alive():
@@ -52,21 +82,91 @@ class _Waiter:
         return True
 
 
+class _Alarm:
+    """One key of the store says who gave the whole up and why; others, where the ranks stand.
+
+    A store may not answer for minutes (its host is gone), so threads ask it, and nobody waits for them for long.
+    """
+
+    def __init__(self, store: Any, rank: int) -> None:
+        self._store = store
+        self._rank = rank
+        self._asking: threading.Thread | None = None
+        self._told: dict[str, int] = {}  # what this rank has said about its place, by part
+        self._mute = False  # the store has let this rank wait in vain
+        self.found: tuple[int, str] | None = None
+
+    def _in_thread(self, job: Callable[[], None]) -> threading.Thread:
+        def quietly() -> None:
+            try:
+                job()
+            except Exception:  # without a store nobody is told: the timeout is the answer
+                self._asking = None
+
+        thread = threading.Thread(target=quietly, daemon=True)
+        thread.start()
+        return thread
+
+    def look(self, place: str, sequence: int) -> tuple[int, str] | None:
+        if self.found is None and (self._asking is None or not self._asking.is_alive()):
+            self._asking = self._in_thread(lambda: self._ask(place, sequence))
+        return self.found
+
+    def _ask(self, place: str, sequence: int) -> None:
+        if self._told.get(place, -1) < sequence:
+            self._store.set(place, str(sequence))
+            self._told[place] = sequence
+        if self._store.check(["alarm"]):
+            rank, reason = json.loads(self._store.get("alarm"))
+            self.found = (int(rank), str(reason))
+
+    def ring(self, reason: str) -> None:
+        def tell() -> None:
+            if not self._store.check(["alarm"]):  # the first reason stays
+                self._store.set("alarm", json.dumps([self._rank, reason]))
+
+        self._wait(self._in_thread(tell))
+
+    def _wait(self, thread: threading.Thread) -> None:
+        if not self._mute:
+            thread.join(_PATIENCE)
+        self._mute = self._mute or thread.is_alive()
+
+    def places(self, keys: list[str]) -> list[int] | None:
+        found: list[int] = []
+        thread = self._in_thread(
+            lambda: found.extend(int(self._store.get(key)) if self._store.check([key]) else -1 for key in keys)
+        )
+        self._wait(thread)
+        return found if len(found) == len(keys) else None
+
+
 class _TorchTransport(Transport):
-    def __init__(self, group: Any) -> None:
+    """A gloo group of our own: our messages never meet the caller's, and what fails is not the caller's group."""
+
+    def __init__(self, store: Any, name: str, members: list[int], alarm: _Alarm, rank: int) -> None:
         super().__init__()
         import torch
-        import torch.distributed as dist
+        import torch.distributed
 
+        dist: Any = torch.distributed  # its stubs know little of gloo
         self._torch = torch
-        self._dist = dist
-        self._group = group
+        self._store = store  # of the whole
+        self._name = name
+        self._members = members  # ranks of the whole
+        self._alarm = alarm
+        self._splits = 0
+        self._pinned = False
+        place = dist.PrefixStore(name, store)
+        self._group: Any = dist.ProcessGroupGloo(place, rank, len(members), _MEET)
+        self._group.set_timeout(_NEVER)
+        self._rank = rank
 
     def rank(self) -> int:
-        return int(self._group.rank())
+        return self._rank
 
     def size(self) -> int:
-        return int(self._group.size())
+        return len(self._members)
 
     def kind(self) -> str:
         return "torch"
@@ -80,54 +180,92 @@ class _TorchTransport(Transport):
             return None
         if len(set(sizes)) == 1:
             tensor, out = self._torch.from_numpy(send), self._torch.from_numpy(recv)
-            gather = getattr(self._dist, "all_gather_single", None) or self._dist.all_gather_into_tensor  # old name
-            return _Works([gather(out, tensor, group=self._group, async_op=True)], send, recv)
+            return _Works([self._group._allgather_base(out, tensor)], send, recv)
         # gloo gathers equal sizes only: each rank broadcasts its own.
         pieces = self._tensors(recv, sizes)
-        pieces[self.rank()].copy_(self._torch.from_numpy(send))
-        works = [self._broadcast(piece, r) for r, piece in enumerate(pieces) if sizes[r] > 0]
+        pieces[self._rank].copy_(self._torch.from_numpy(send))
+        works = [self._group.broadcast(piece, r) for r, piece in enumerate(pieces) if sizes[r] > 0]
         return _Works(works, recv)
-
-    def _broadcast(self, tensor: Any, root: int) -> Any:
-        return self._dist.broadcast(tensor, group_src=root, group=self._group, async_op=True)
 
     def all_to_all(self, send: Any, recv: Any, to: list[int], from_: list[int]) -> Any:
         # Everybody takes part, also who has nothing: gloo's ranks must all call.
-        work = self._dist.all_to_all_single(
-            self._torch.from_numpy(recv), self._torch.from_numpy(send), from_, to, group=self._group, async_op=True
-        )
-        return _Works([work], send, recv)
+        out, tensor = self._torch.from_numpy(recv), self._torch.from_numpy(send)
+        return _Works([self._group.alltoall_base(out, tensor, from_, to)], send, recv)
 
     def broadcast(self, data: Any, root: int) -> Any:
-        return None if data.size == 0 else _Works([self._broadcast(self._torch.from_numpy(data), root)], data)
+        if data.size == 0:
+            return None
+        return _Works([self._group.broadcast(self._torch.from_numpy(data), root)], data)
 
     def send(self, data: Any, to: int, tag: int) -> Any:
-        tensor = self._torch.from_numpy(data)
-        return _Waiter(self._dist.isend(tensor, group_dst=to, tag=tag, group=self._group), data)
+        return _Waiter(self._group.send([self._torch.from_numpy(data)], to, tag), data)
 
     def recv(self, data: Any, source: int, tag: int) -> Any:
-        tensor = self._torch.from_numpy(data)
-        return _Waiter(self._dist.irecv(tensor, group_src=source, tag=tag, group=self._group), data)
+        return _Waiter(self._group.recv([self._torch.from_numpy(data)], source, tag), data)
 
     def split(self, color: int, key: int, ranks: list[int]) -> Transport | None:
-        # new_group is called by every rank for every part, in the same order: gather who is in which.
-        parts: list[Any] = [None] * self.size()
-        self._dist.all_gather_object(parts, ranks if color >= 0 else [], group=self._group)
-        mine = None
-        for part in sorted({tuple(p) for p in parts if p}):
-            members = [self._dist.get_global_rank(self._group, r) for r in part]
-            group = self._dist.new_group(members, backend="gloo", use_local_synchronization=False, sort_ranks=False)
-            mine = group if self.rank() in part else mine
-        return None if mine is None else _TorchTransport(mine)
+        self._splits += 1
+        if color < 0:
+            return None
+        members = [self._members[r] for r in ranks]
+        name = f"{self._name}/{self._splits}.{color}"
+        return _TorchTransport(self._store, name, members, self._alarm, ranks.index(self._rank))
+
+    def _pin(self) -> None:
+        # A transfer that never ends would hold up whoever frees the group: it stays until the process ends.
+        if not self._pinned:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._group))
+        self._pinned = True
+
+    def abort(self, reason: str) -> None:
+        self._pin()
+        self._alarm.ring(reason)
+
+    def _place(self, rank: int) -> str:
+        return f"{self._name}/at/{rank}"
+
+    def alarm(self, sequence: int) -> tuple[int, str] | None:
+        found = self._alarm.look(self._place(self._rank), sequence)
+        if found is None:
+            return None
+        self._pin()
+        rank, reason = found
+        return (self._members.index(rank) if rank in self._members else -1), reason
+
+    def late(self, sequence: int) -> list[int]:
+        places = self._alarm.places([self._place(r) for r in range(self.size())])
+        if places is None:
+            return []
+        return [r for r, place in enumerate(places) if place < sequence and r != self._rank]
+
+
+def _store_of(group: Any) -> Any:
+    if hasattr(group, "get_group_store"):
+        return group.get_group_store()
+    from torch.distributed.distributed_c10d import _get_process_group_store
+
+    return _get_process_group_store(group)
+
+
+def _transport(group: Any) -> _TorchTransport:
+    import torch.distributed
+
+    dist: Any = torch.distributed
+    name = str(group.group_name)
+    _made[name] = _made.get(name, 0) + 1
+    store = dist.PrefixStore(f"sparsespan/{_made[name]}", _store_of(group))
+    rank = int(group.rank())
+    return _TorchTransport(store, "all", list(range(group.size())), _Alarm(store, rank), rank)
 
 
 class TorchComm(Communicator):
-    """The ranks of a ``torch.distributed`` process group that can move host memory (gloo).
+    """The ranks of a ``torch.distributed`` process group, under a gloo group of our own. Collective to make.
 
     Parameters
     ----------
     group : torch.distributed.ProcessGroup, optional
-        Default is the default group. It is used as it is: nothing is initialised or destroyed here.
+        Default is the default group. Only its ranks and its store are used, so any backend will do, and neither its
+        messages nor its collectives meet ours. Nothing of the caller's is initialised or destroyed here.
     checked : bool
         Ranks compare what they mean before each operation moves data; costs a small all-gather each.
 
@@ -136,12 +274,13 @@ class TorchComm(Communicator):
     TypeError
         If ``group`` is no process group.
     RuntimeError
-        If torch.distributed is not initialised and no group is given.
+        If torch.distributed is not initialised and no group is given, or was built without gloo.
 
     Notes
     -----
-    Messages and collectives of the caller on the same group must not interleave with ours; give us a group of our own
-    (``new_group``) when that is not certain. ``split`` needs every rank of the default group, as ``new_group`` does.
+    Through the group's store, a rank that gives up tells the others, which end with :class:`CommAborted` within a
+    fraction of a second of waiting; after a timeout in checked mode the store tells who did not come. A rank that dies
+    is noticed by its connections. Where the store is out of reach the timeout remains.
     """
 
     def __init__(self, group: Any = None, *, checked: bool = True) -> None:
@@ -155,4 +294,6 @@ class TorchComm(Communicator):
             group = dist.group.WORLD
         if not isinstance(group, dist.ProcessGroup):
             raise TypeError(f"TorchComm: group is a {type(group).__name__}, needs a torch.distributed.ProcessGroup")
-        super().__init__(_core.comm.transport_comm(_TorchTransport(group), checked))
+        if not dist.is_gloo_available():
+            raise RuntimeError("TorchComm: this torch has no gloo, which moves host memory")
+        super().__init__(_core.comm.transport_comm(_transport(group), checked))

@@ -57,5 +57,16 @@ class Transport(_core.comm.Transport):
     def abort(self, reason: str) -> None:
         """The group is given up on this rank. Tell the peers if the library can; do not end the process."""
 
+    def alarm(self, sequence: int) -> tuple[int, str] | None:
+        """Rank and reason if a peer gave the group up (rank -1: one outside this part), else None; never waits.
+
+        Asked some twenty times a second while this rank waits in collective ``sequence`` (-1: for a message).
+        """
+        return None
+
+    def late(self, sequence: int) -> list[int]:
+        """Ranks that are not known to wait in collective ``sequence`` too; asked once, after a timeout."""
+        return []
+
     def close(self) -> None:
         """Free what this object made; never what the caller made."""
