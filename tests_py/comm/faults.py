@@ -132,7 +132,6 @@ FAULTS = [
     Fault("unanswered", "a message that nobody takes", unanswered, (LATE, ABORTED), (LATE, ABORTED, DONE), extra=0.5),
     Fault(
         "interrupted", "Ctrl-C while a rank waits", interrupted, ("KeyboardInterrupt",), (ABORTED,), extra=0.5,
-        backends=("gloo", "mpi"),
     ),
     Fault("killed", "kill -9", killed, (), (ERROR, LATE, ABORTED), backends=("killed",)),
     Fault("cable_cut", "the cable is cut", cable_cut, (LATE, ABORTED), (LATE, ABORTED), backends=("namespaces",)),

@@ -8,13 +8,14 @@ raises :class:`CommAborted` with the reason.
 from __future__ import annotations
 
 from ._as_comm import as_comm
-from ._communicator import Communicator, Work
+from ._communicator import Communicator
 from ._errors import CommAborted, CommError, CommTimeout, RankMismatch
 from ._mpi import MpiComm
 from ._ranks import run_ranks
 from ._threads import ThreadComm
 from ._torch import TorchComm
 from ._transport import Transport
+from ._work import Work
 
 __all__ = [
     "CommAborted",

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from .. import _core
 from .._interop import call
 from ._errors import CommError
+from ._work import Work
 
-__all__ = ["Communicator", "Work"]
+__all__ = ["Communicator"]
 
 Result = TypeVar("Result")
 
@@ -25,41 +26,6 @@ def _save_record(error: CommError, rank: int) -> None:
             file.write(error.record)
     except OSError as problem:
         error.args = (f"{error.args[0]} (its record could not be written: {problem})", *error.args[1:])
-
-
-class Work:
-    """An operation under way. It keeps its arrays alive; it belongs to the thread that started it.
-
-    Nothing moves between calls (as in MPI without a progress thread): peers wait for this rank's next ``test``,
-    ``wait`` or operation.
-    """
-
-    def __init__(self, comm: Communicator, native: _core.comm.Work, result: Any) -> None:
-        self._comm = comm
-        self._native = native
-        self._result = result
-
-    def test(self) -> bool:
-        """True once the operation is done. Never waits; raises how it failed."""
-        return self._comm._guard(self._native.test)
-
-    def wait(self, timeout: float | None = None) -> Any:
-        """Wait until it is done and return its result.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds from now; default is the operation's own.
-
-        Raises
-        ------
-        CommTimeout
-            When the time runs out. This is final: the group is given up. Use :meth:`test` to look.
-        CommError
-            When the operation failed.
-        """
-        self._comm._guard(lambda: self._native.wait(timeout))
-        return self._result
 
 
 class Communicator:
