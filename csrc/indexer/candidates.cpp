@@ -128,4 +128,8 @@ void emit_whole(std::int64_t begin, std::int64_t n, std::int32_t* out, std::int6
   std::fill(out + n, out + k, -1);
 }
 
+void emit_keys(const Candidates& row, std::uint32_t* out, std::int64_t k) {
+  std::fill(std::copy_n(row.keys(), row.count(), out), out + k, 0);
+}
+
 }  // namespace sparsespan::indexer

@@ -29,6 +29,7 @@ class Candidates {
   std::int64_t count() const { return count_; }
   std::int64_t room() const { return capacity_ - count_; }
   const std::int32_t* columns() const { return columns_; }
+  const std::uint32_t* keys() const { return keys_; }  // order like the scores; NaN is 1, no score is 0
   void clear() { count_ = 0; }
 
   // Takes scores of the columns first, first + 1, ... whose key is at least `floor`; they must fit. Returns the first
@@ -61,10 +62,24 @@ inline constexpr std::int64_t kSample = 2048;
 std::uint32_t guess_floor(const TopkKernels& kernels, const float* scores, std::int64_t n, std::int64_t k,
                           std::uint32_t* sample);
 
+// What an exchange between ranks needs beside a row's columns. Memory of the caller, or null: not wanted.
+struct Ranked {
+  std::uint32_t* keys = nullptr;        // [T, k] the keys of the columns, then 0
+  std::int64_t* nan_columns = nullptr;  // [T] filled with -1: becomes a row's first NaN column; no refusal then
+};
+
 // The NaN with the lowest row, then column, whoever finds it first.
 class NanReport {
  public:
+  explicit NanReport(std::int64_t* by_row = nullptr) : by_row_(by_row) {}
   void add(std::int64_t row, std::int64_t column) {
+    if (by_row_ != nullptr) {
+      const std::atomic_ref<std::int64_t> first(by_row_[row]);
+      std::int64_t known = first.load();
+      while ((known < 0 || column < known) && !first.compare_exchange_weak(known, column)) {
+      }
+      return;
+    }
     const auto found = static_cast<std::uint64_t>(row) << 32 | static_cast<std::uint64_t>(column);
     std::uint64_t known = first_.load();
     while (found < known && !first_.compare_exchange_weak(known, found)) {
@@ -75,6 +90,7 @@ class NanReport {
 
  private:
   static constexpr std::uint64_t kNone = ~std::uint64_t{0};
+  std::int64_t* by_row_;
   std::atomic<std::uint64_t> first_{kNone};
 };
 
@@ -82,5 +98,7 @@ class NanReport {
 void emit_row(const std::int32_t* columns, std::int64_t n, std::int64_t shift, std::int32_t* out, std::int64_t k);
 // The same for the columns begin, begin + 1, ... themselves: a window that is taken whole.
 void emit_whole(std::int64_t begin, std::int64_t n, std::int32_t* out, std::int64_t k);
+// Row of a key output: the keys of the columns, then 0.
+void emit_keys(const Candidates& row, std::uint32_t* out, std::int64_t k);
 
 }  // namespace sparsespan::indexer

@@ -8,10 +8,11 @@ namespace sparsespan {
 namespace {
 
 template <class Params>
-void run(std::string_view op, const Params& p, indexer::ScoreProblem&& problem) {
+void run(std::string_view op, const Params& p, indexer::ScoreProblem&& problem, const indexer::Ranked& ranked = {}) {
   indexer::select_columns(std::move(problem), {.op = op,
                                                .out = p.out.template as<std::int32_t, 2>(),
                                                .nan = p.nan,
+                                               .ranked = ranked,
                                                .validate = p.validate,
                                                .threads = p.threads});
 }
@@ -42,7 +43,7 @@ void paged_select(const PagedSelectParams& p) {
   require_topk(kOp, p.topk);
   require_output(kOp, "out", p.out, DType::int32, {problem.rows, p.topk}, "[T, topk]",
                  {&p.q, &p.kv_cache, &p.weights, &p.context_lens, &p.block_table});
-  run(kOp, p, std::move(problem));
+  run(kOp, p, std::move(problem), p.ranked);
 }
 
 }  // namespace sparsespan

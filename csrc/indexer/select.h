@@ -35,6 +35,7 @@ struct PagedSelectParams {
   std::int64_t topk = 0;
   std::string layout = "index_132";
   indexer::NanRule nan = indexer::NanRule::raise;
+  indexer::Ranked ranked;
   Validate validate = Validate::full;
   int threads = 0;
 };

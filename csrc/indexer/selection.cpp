@@ -34,7 +34,8 @@ class Selector {
         groups_(static_cast<std::int64_t>(problem.groups.size())),
         segments_(problem, k_, output.threads),
         kept_(std::min(k_, segments_.columns)),
-        capacity_(std::min(2 * k_, segments_.columns) + problem.kernels->panel_keys) {}
+        capacity_(std::min(2 * k_, segments_.columns) + problem.kernels->panel_keys),
+        nans_(output.ranked.nan_columns) {}
 
   void run() {
     const std::int64_t tasks = groups_ * segments_.count;
@@ -54,7 +55,7 @@ class Selector {
         Candidates& c = best[row - group.first];
         c.shrink(k_);
         if (segments_.count == 1) {
-          emit_row(c.columns(), c.count(), 0, o_.out.row(row), k_);
+          emit(c, row);
         } else {
           Candidates(survivors.data() + row * survivor_words() + segment * Candidates::words(kept_), kept_).append(c);
           counts[row * segments_.count + segment] = c.count();
@@ -67,6 +68,11 @@ class Selector {
 
  private:
   std::int64_t survivor_words() const { return segments_.count * Candidates::words(kept_); }
+
+  void emit(const Candidates& best, std::int64_t row) const {
+    emit_row(best.columns(), best.count(), 0, o_.out.row(row), k_);
+    if (o_.ranked.keys != nullptr) emit_keys(best, o_.ranked.keys + row * k_, k_);
+  }
 
   // The candidates of the group's rows in one segment.
   std::vector<Candidates> scan(const RowGroup& group, std::int64_t segment, float* staged, std::uint32_t* held) {
@@ -97,7 +103,7 @@ class Selector {
                               counts[row * segments_.count + segment]));
       }
       all.shrink(k_);
-      emit_row(all.columns(), all.count(), 0, o_.out.row(row), k_);
+      emit(all, row);
     });
   }
 
@@ -117,7 +123,7 @@ void select_columns(ScoreProblem problem, const SelectionOutput& output) {
   // A window of up to k columns is taken whole; its scores matter only if a NaN among them has to be refused.
   const std::int64_t k = output.out.shape[1];
   std::vector<Window> whole(problem.rows);
-  if (output.nan == NanRule::lowest || output.validate == Validate::trusted) {
+  if (output.ranked.keys == nullptr && (output.nan == NanRule::lowest || output.validate == Validate::trusted)) {
     for (std::int64_t row = 0; row < problem.rows; ++row) {
       if (problem.windows[row].size() <= k) std::swap(whole[row], problem.windows[row]);
     }

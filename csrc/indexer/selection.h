@@ -11,6 +11,7 @@ struct SelectionOutput {
   std::string_view op;
   TensorView<std::int32_t, 2> out;  // [T, k] columns, ascending, then -1
   NanRule nan = NanRule::raise;
+  Ranked ranked;
   Validate validate = Validate::full;
   int threads = 0;
 };

@@ -77,14 +77,15 @@ void topk(const TopkParams& p) {
   const auto out = p.out.as<std::int32_t, 2>();
   std::int64_t longest = 0;
   for (const Window w : windows) longest = std::max(longest, w.size());
-  const bool look = p.by_score || (p.nan == indexer::NanRule::raise && p.validate == Validate::full);
+  const bool look =
+      p.by_score || p.ranked.keys != nullptr || (p.nan == indexer::NanRule::raise && p.validate == Validate::full);
   const std::int64_t rows = scores.shape[0];
   const std::int64_t rows_per_task = std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, longest));
   const std::int64_t tasks = ceil_div(rows, rows_per_task);
   const std::int64_t each = round_up(Candidates::words(longest) + indexer::kSample, 16);
   const Scratch<std::uint32_t> scratch(team_size(tasks, p.threads) * each);
   const TopkKernels& kernels = topk_kernels();
-  indexer::NanReport nans;
+  indexer::NanReport nans(p.ranked.nan_columns);
   parallel_for(tasks, p.threads, [&](std::int64_t task, int slot) {
     std::uint32_t* sample = scratch.data() + slot * each;
     for (std::int64_t row = task * rows_per_task; row < std::min(rows, (task + 1) * rows_per_task); ++row) {
@@ -98,6 +99,7 @@ void topk(const TopkParams& p) {
       const std::int64_t nan = choose(p, kernels, scores.row(row), w, sample, best);
       if (nan >= 0 && p.nan == indexer::NanRule::raise) nans.add(row, nan);
       indexer::emit_row(best.columns(), best.count(), shift, out.row(row), p.k);
+      if (p.ranked.keys != nullptr) indexer::emit_keys(best, p.ranked.keys + row * p.k, p.k);
     }
   });
   nans.refuse_any(kOp, "scores", out);

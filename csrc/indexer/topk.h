@@ -14,6 +14,7 @@ struct TopkParams {
   bool from_row_start = false;  // indices count from row_starts instead of column 0
   bool by_score = false;        // the best first, instead of ascending indices
   indexer::NanRule nan = indexer::NanRule::raise;
+  indexer::Ranked ranked;
   Validate validate = Validate::full;
   int threads = 0;
 };

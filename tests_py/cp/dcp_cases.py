@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import ml_dtypes
 import numpy as np
 
-from sparsespan import attention, comm, cp, quant
+from sparsespan import attention, comm, cp, indexer, quant
 
 SCALE = 192**-0.5
 BF16 = ml_dtypes.bfloat16
@@ -103,3 +103,60 @@ class Batch:
 
 def layout_slots(table, request, positions, page_size):
     return table[request[:, None], positions // page_size].astype(np.int64) * page_size + positions % page_size
+
+
+@dataclass
+class IndexBatch:
+    """The indexer's side of the same: queries, weights and keys of each request."""
+
+    lengths: list[int]
+    next_n: int = 1
+    heads: int = 4
+    index_layout: str = "index_132"
+    ties: bool = False  # few distinct scores
+    seed: int = 0
+
+    def __post_init__(self):
+        rng = np.random.default_rng(self.seed)
+        rows = len(self.lengths) * self.next_n
+        draw = (lambda s: rng.integers(-1, 2, s).astype(np.float32)) if self.ties else rng.standard_normal
+        self.q = draw((len(self.lengths), self.next_n, self.heads, 128)).astype(np.float32).astype(BF16)
+        self.weights = np.ones((rows, self.heads), np.float32) if self.ties else rng.random((rows, self.heads), np.float32)
+        self.k = [np.asarray(draw((n, 128)), np.float32).astype(BF16) for n in self.lengths]
+        if self.ties:
+            for k in self.k:
+                k[:, 3:] = 0
+        self.context = np.array(self.lengths, np.int32)
+
+    table = Batch.table
+
+    def cache(self, layout, rank, replicated=False):
+        table, pages = self.table(layout)
+        info = quant.kv_layout(self.index_layout)
+        storage = {"index_132": np.uint8, "index_bf16": BF16, "index_f32": np.float32}[self.index_layout]
+        width = info.bytes_per_token // np.dtype(storage).itemsize
+        pages *= layout.world_size if replicated else 1
+        cache = np.full((pages, layout.page_size, width), 255 if storage == np.uint8 else np.nan, storage)
+        for s, keys in enumerate(self.k):
+            cp.dcp_write_index(
+                keys, cache, np.arange(len(keys)), table, layout, rank, replicated=replicated,
+                row_to_request=np.full(len(keys), s), index_layout=self.index_layout,
+            )  # fmt: skip
+        return cache
+
+    def select(self, c, layout, topk, index_k, **options):
+        table, _ = self.table(layout)
+        return cp.dcp_select(
+            c, self.q, self.cache(layout, c.rank, index_k == "replicated"), self.weights, self.context, table, layout,
+            topk, index_k=index_k, index_layout=self.index_layout, **options,
+        )  # fmt: skip
+
+    def on_ranks(self, layout, topk, index_k, **options):
+        return comm.run_ranks(layout.world_size, lambda c: self.select(c, layout, topk, index_k, **options), timeout=20)
+
+    def one_rank(self, topk):
+        layout = cp.dcp_layout(1, 1, 64)
+        table, _ = self.table(layout)
+        return indexer.paged_select(
+            self.q, self.cache(layout, 0), self.weights, self.context, table, 64, topk, self.index_layout
+        )

@@ -8,6 +8,7 @@ from ._dcp_capacity import DcpCapacity, DcpHeads
 from ._dcp_combine import dcp_combine
 from ._dcp_decode import dcp_decode, dcp_partial
 from ._dcp_gather import DcpBlockGather, DcpGatherPlan
+from ._dcp_select import dcp_select, global_topk
 from ._dcp_tables import DcpSpans
 from ._dcp_write import dcp_write_index, dcp_write_kv
 from ._dims import AttentionDims, attention_dims
@@ -50,10 +51,12 @@ __all__ = [
     "dcp_decode",
     "dcp_layout",
     "dcp_partial",
+    "dcp_select",
     "dcp_write_index",
     "dcp_write_kv",
     "gather_kv_and_cache",
     "gather_rows",
+    "global_topk",
     "igather_rows",
     "o_proj_break_even",
     "prefill_attention",

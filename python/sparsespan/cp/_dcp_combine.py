@@ -24,7 +24,7 @@ def dcp_combine(
     plan: str = "",
     threads: int = 0,
 ) -> tuple[Any, Any]:
-    """The last part of :func:`sparsespan.cp.dcp_decode`: every rank gets its heads' attention over the keys of all ranks.
+    """The last part of :func:`sparsespan.cp.dcp_decode`: each rank gets its heads' attention over the keys of all.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from typing import Any
 from .. import _core
 from .._interop import call
 from ._dcp import DcpLayout
-from ._together import together
+from ._together import core_of, together
 
 __all__ = ["dcp_decode", "dcp_partial"]
 
@@ -18,12 +18,6 @@ def _parts(op: str, q: Any) -> tuple[Any, Any]:
     if len(q) != 2:
         raise ValueError(f"{op}: q is a tuple of {len(q)}, needs (q_nope, q_pe) or one array")
     return q
-
-
-def _core_of(op: str, layout: Any) -> Any:
-    if not isinstance(layout, DcpLayout):
-        raise TypeError(f"{op}: layout is a {type(layout).__name__}, needs a DcpLayout from cp.dcp_layout(...)")
-    return layout._core
 
 
 def dcp_decode(
@@ -150,7 +144,7 @@ def dcp_decode(
     [[[0.5, 0.0, 0.0, 0.5]]]
     """
     q_nope, q_pe = _parts("dcp_decode", q)
-    core = _core_of("dcp_decode", layout)
+    core = core_of("dcp_decode", layout)
     pad = 1 if head_pad is None else head_pad
     result: tuple[Any, Any] = together(
         _core.cp.dcp_decode, comm, core, q_nope, q_pe, kv_cache, indices, block_table, sm_scale, row_to_request,
@@ -207,7 +201,7 @@ def dcp_partial(
     """
     q_nope, q_pe = _parts("dcp_partial", q)
     result: tuple[Any, Any] = call(
-        _core.cp.dcp_partial, _core_of("dcp_partial", layout), rank, q_nope, q_pe, kv_cache, indices, block_table,
+        _core.cp.dcp_partial, core_of("dcp_partial", layout), rank, q_nope, q_pe, kv_cache, indices, block_table,
         sm_scale, row_to_request, context_lens, topk_length, kv_layout, d_v, lanes, out_dtype, out, validate, threads,
     )  # fmt: skip
     return result
