@@ -24,9 +24,7 @@ def _cache(layout, keys: np.ndarray, kv_layout: str, rank: int) -> tuple[np.ndar
     pages = layout.pages_for(CONTEXT)
     table = np.random.default_rng(1).permutation(pages)[None]
     cache = np.zeros((pages, PAGE, 656), np.uint8) if kv_layout == "fp8_656" else np.zeros((pages, PAGE, 576), BF16)
-    dcp_write_kv(
-        keys[:, :512], keys[:, 512:], cache, np.arange(CONTEXT), table, layout, rank, kv_layout=kv_layout
-    )
+    dcp_write_kv(keys[:, :512], keys[:, 512:], cache, np.arange(CONTEXT), table, layout, rank, kv_layout=kv_layout)
     return cache, table
 
 

@@ -121,7 +121,9 @@ class IndexBatch:
         rows = len(self.lengths) * self.next_n
         draw = (lambda s: rng.integers(-1, 2, s).astype(np.float32)) if self.ties else rng.standard_normal
         self.q = draw((len(self.lengths), self.next_n, self.heads, 128)).astype(np.float32).astype(BF16)
-        self.weights = np.ones((rows, self.heads), np.float32) if self.ties else rng.random((rows, self.heads), np.float32)
+        self.weights = (
+            np.ones((rows, self.heads), np.float32) if self.ties else rng.random((rows, self.heads), np.float32)
+        )
         self.k = [np.asarray(draw((n, 128)), np.float32).astype(BF16) for n in self.lengths]
         if self.ties:
             for k in self.k:
@@ -160,3 +162,9 @@ class IndexBatch:
         return indexer.paged_select(
             self.q, self.cache(layout, 0), self.weights, self.context, table, 64, topk, self.index_layout
         )
+
+
+def assert_same_bits(got, expected):
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        assert a.tobytes() == b.tobytes()

@@ -66,7 +66,8 @@ def global_topk(
     fall alike everywhere and the result is that of :func:`sparsespan.indexer.topk` over the whole context. Each rank
     sends its own best k as 64-bit keys ``order(score) << 32 | ~position``: exact, since a member of the global best k
     has fewer than k better keys on its own rank. ``order`` flips the sign bit of a float32 or all bits of a negative
-    one. Sources: vLLM's sparse indexer under DCP, SGLang; reference: :func:`sparsespan.reference.cp_decode.global_topk`.
+    one. Sources: vLLM's sparse indexer under DCP, SGLang; reference:
+    :func:`sparsespan.reference.cp_decode.global_topk`.
 
     Examples
     --------
