@@ -1,0 +1,262 @@
+"""What comes to a stage boundary and is not what the schedule has there."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparsespan.comm import CommTimeout, RankMismatch, run_ranks
+from sparsespan.pipeline import (
+    IntermediateTensors,
+    MessageError,
+    Schedule,
+    ScheduleError,
+    Stage,
+    StageProgram,
+    chunked_prefill,
+    decode_loop,
+    gpipe,
+    ring_exchange,
+    run_pipeline,
+)
+from sparsespan.pipeline._messages import Envelope, Outbox, Parcel
+
+sys.path.insert(0, str(Path(__file__).parent))
+import stage_model as model
+
+sys.path.pop(0)
+pytestmark = pytest.mark.timeout(60)
+
+RIGHT = Envelope("hidden_states", 3, 0, 1, "prefill 0 64+32", "float32", (4, 6))
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        ({"kind": "tokens"}, "type is 'tokens', needs 'hidden_states'"),
+        ({"microbatch": 4}, "micro-batch is 4, needs 3"),
+        ({"source": 2}, "source stage is 2, needs 0"),
+        ({"target": 2}, "target stage is 2, needs 1"),
+        ({"batch": "prefill 0 64+31"}, "its batch is another one"),
+        ({"dtype": "float64"}, "dtype is float64, needs float32"),
+        ({"shape": (4, 5)}, r"shape is [4, 5], needs [4, 6]"),
+        ({"shape": (4, 6, 1)}, r"shape is [4, 6, 1], needs [4, 6]"),
+    ],
+)
+def test_a_wrong_message_is_refused_before_its_data_come_in(sent, words):
+    wrong = RIGHT._replace(**sent)
+    place = np.full((4, 6), 7.0, np.float32)
+
+    def rank(comm):
+        if comm.rank == 0:
+            out = Outbox(comm)
+            out.reserve(wrong.kind, (100,), np.dtype(wrong.dtype))
+            out.post(1, wrong, np.zeros(wrong.shape, wrong.dtype), lambda a, b: None)
+            out.flush()
+        else:
+            Parcel(comm, 0, RIGHT, lambda: place).wait()
+
+    with pytest.raises(MessageError) as error:
+        run_ranks(2, rank, timeout=5)
+    assert str(error.value).startswith("stage 1: message of micro-batch 3 from stage 0: ") and words in str(error.value)
+    assert (place == 7).all()
+
+
+def test_what_is_no_message_is_refused():
+    with pytest.raises(MessageError, match="is no message of a pipeline"):
+        RIGHT.check(np.zeros(16, np.int64))
+    RIGHT.check(RIGHT.words())
+    with pytest.raises(TypeError, match="hidden_states: dtype is complex64"):
+        RIGHT._replace(dtype="complex64").words()
+    with pytest.raises(ValueError, match="has 5 axes, needs at most 4"):
+        RIGHT._replace(shape=(1,) * 5).words()
+
+
+def run(comm, schedule, inputs=None, *, program=None, pp=2, **options):
+    stage = Stage(comm, pp=pp, cp=comm.size // pp)
+    return run_pipeline(stage, program or model.program([3, 2]), schedule, inputs or {0: np.arange(12)}, **options)
+
+
+def test_stages_of_another_type_meet_in_words(monkeypatch):
+    """The whole way: stage 0 says residual where stage 1 needs hidden states."""
+
+    def rank(comm):
+        program = model.program([3, 2])
+        if comm.rank == 0:
+            program = StageProgram(
+                lambda x: {"hidden_states": x.hidden, "residual": x.residual}, model.WIDTH, "float32",
+                embed=model.embed, residual=True,
+            )  # fmt: skip
+        return run(comm, chunked_prefill(2, [8, 4]), program=program)
+
+    with pytest.raises(RankMismatch) as error:  # before the first message: the ranks compare what they mean to do
+        run_ranks(2, rank, timeout=5)
+    assert error.value.field == "plan"
+
+
+def test_ranks_with_other_lengths_are_told_before_the_first_message():
+    with pytest.raises(RankMismatch):
+        run_ranks(2, lambda comm: run(comm, chunked_prefill(2, [8, 4] if comm.rank else [8, 3])), timeout=5)
+
+    def other_contexts(comm):
+        inputs = {slot: np.array([1]) for slot in range(3)}
+        return run(comm, decode_loop(2, 2), inputs, contexts={0: [comm.rank]})
+
+    with pytest.raises(RankMismatch):
+        run_ranks(2, other_contexts, timeout=5)
+
+
+def refusal(fn, ranks=2, kind=ValueError):
+    words = [""] * ranks
+
+    def rank(comm):
+        try:
+            fn(comm)
+        except kind as error:
+            words[comm.rank] = str(error)
+            raise
+
+    with pytest.raises(kind):
+        run_ranks(ranks, rank, timeout=5)
+    return words
+
+
+def test_what_a_run_refuses():
+    said = refusal(lambda comm: run(comm, gpipe(2, 2)))
+    assert "schedule has 0F0 on rank 0, needs prefill, decode and sample actions" in said[0]
+    crossed = Schedule([["1P0@0:0+4"], ["0P0@0:0+4"]], stages=2, microbatches=1)
+    assert "with stage r on rank r" in refusal(lambda comm: run(comm, crossed))[0]
+    said = refusal(lambda comm: run(comm, chunked_prefill(2, [8, 8])))
+    assert said[0] == "run_pipeline: inputs[0] has 12 rows, needs 16" and "rank 0 refused its inputs" in said[1]
+    said = refusal(lambda comm: run(comm, chunked_prefill(2, [[8], [4]])))
+    assert "inputs has no 1" in said[0]
+    assert "collect is 'some'" in refusal(lambda comm: run(comm, chunked_prefill(2, [8]), collect="some"))[0]
+    decode = {"inputs": {s: np.array([1]) for s in range(3)}}
+    said = refusal(lambda comm: run(comm, decode_loop(2, 2), **decode, contexts={0: [1, 2]}))
+    assert "contexts[0] has 2 lengths, needs 1" in said[0]
+    program = model.program([3, 2])
+    program.sample = None
+    assert "program.sample is None" in refusal(lambda c: run(c, decode_loop(2, 2), **decode, program=program))[0]
+    shared = {"stage_layers": [1, 1], "index_layers": ["full", "shared"]}
+    said = refusal(lambda comm: run(comm, chunked_prefill(2, [8]), **shared))
+    assert "program.topk is 0, needs the width" in said[0]
+    bad = Schedule([["0P0@0:0+4", "0P1@0:5+4"], ["1P0@0:0+4", "1P1@0:5+4", "1S1"]], stages=2, microbatches=2)
+    assert refusal(lambda comm: run(comm, bad), kind=ScheduleError)[0].startswith("validate: ")
+
+
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        (lambda x: x.hidden.astype(np.float64), "of micro-batch 0 on stage 0 is float64 [8, 6], needs float32"),
+        (lambda x: x.hidden[:3], "is float32 [3, 6], needs float32 [8, 6]"),
+        (lambda x: None, "is NoneType, needs"),
+        (lambda x: {"hidden": x.hidden}, "gives ['hidden'] on stage 0, needs ['hidden_states']"),
+    ],
+)  # fmt: skip
+def test_what_forward_gives_is_checked(forward, words):
+    program = StageProgram(forward, model.WIDTH, "float32", embed=model.embed)
+    assert words in refusal(lambda comm: run(comm, chunked_prefill(2, [8]), program=program))[0]
+
+
+def test_a_stage_that_owes_indices_is_told():
+    program = StageProgram(lambda x: np.array(x.hidden), model.WIDTH, "float32", embed=model.embed, topk=4)
+    shared = {"stage_layers": [1, 1], "index_layers": ["full", "shared"]}
+    said = refusal(lambda comm: run(comm, chunked_prefill(2, [8]), program=program, **shared))
+    assert "stage 0 gave no indices for micro-batch 0" in said[0]
+
+
+def test_indices_and_residual_travel():
+    seen = []
+
+    def forward(x):
+        if x.stage.first:
+            indices = np.repeat(x.positions[:, None].astype(np.int32), 4, axis=1)
+            return {"hidden_states": x.hidden + 1, "residual": x.hidden + 2}, indices
+        assert x.indices[:, 3].tolist() == x.positions.tolist()
+        np.testing.assert_array_equal(x.residual, x.hidden + 1)
+        seen.append(x.batch.microbatch)
+        return {"hidden_states": x.hidden + x.residual, "residual": x.residual}
+
+    def rank(comm):
+        program = StageProgram(forward, 2, "float32", topk=4, residual=True)
+        options = {"stage_layers": [1, 1], "index_layers": ["full", "shared"], "collect": "all"}
+        return run(comm, chunked_prefill(2, [5, 3]), {0: np.zeros((8, 2), np.float32)}, program=program, **options).rows
+
+    ends = run_ranks(4, rank, timeout=5)
+    assert sorted(seen) == [0, 0, 1, 1]
+    assert all((rows == 3).all() for rows in ends[-1].values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"pp": 3}, "pp * cp * tp is 3, needs 2"),
+        ({"pp": 0}, "pp is 0, needs at least 1"),
+        ({"pp": 1, "cp": 2, "tp": 2}, "cp is 2 and tp 2, needs one of them 1"),
+    ],
+)
+def test_grids_that_are_none(arguments, words):
+    assert words in refusal(lambda comm: Stage(comm, **arguments))[0]
+
+
+# ---- the ring --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_a_ring_turns_where_sends_block(size):
+    def rank(comm):
+        return [
+            int(ring_exchange(comm, np.array([comm.rank]), np.full(1, -1), step=step)[0])
+            for step in range(-2, size + 1)
+        ]
+
+    for r, got in enumerate(run_ranks(size, rank, timeout=5)):
+        assert got == [(r - step) % size for step in range(-2, size + 1)]
+
+
+def test_all_sending_first_would_stand_still():
+    def rank(comm):
+        comm.send(np.array([comm.rank]), (comm.rank + 1) % comm.size)
+        comm.recv(np.zeros(1, np.int64), (comm.rank - 1) % comm.size)
+
+    with pytest.raises(CommTimeout):
+        run_ranks(4, rank, timeout=0.3)
+
+
+# ---- receive buffers -------------------------------------------------------------------------------------------------
+
+
+def test_views_are_slices_of_buffers_that_stay():
+    spec = {"hidden_states": ((4,), "bfloat16"), "residual": ((4,), "float32")}
+    buffers = IntermediateTensors(16, spec, tp=4)
+    assert buffers.nbytes == 2 * 4 * (4 * 2 + 4 * 4)
+    places = {n: v.ctypes.data for n, v in buffers.view(16).items()}
+    for n in (16, 9, 1, 0):
+        views = buffers.view(n)
+        assert {name: v.ctypes.data for name, v in views.items()} == places
+        assert all(len(v) == -(-n // 4) for v in views.values())
+    assert buffers.view(16, 1)["residual"].ctypes.data != places["residual"]
+    given = {"hidden_states": np.ones((5, 4), views["hidden_states"].dtype), "residual": np.ones((5, 4), np.float32)}
+    got = buffers.sync_and_slice(9, given)  # three rows are copied, the others are nobody's
+    assert got["residual"].shape == (3, 4) and (got["residual"] == 1).all()
+    given["residual"] += 1
+    assert (buffers.sync_and_slice(9, given, sync_self=False)["residual"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda b: b.view(17), "rows is 17, needs 0 to 16"),
+        (lambda b: b.sync_and_slice(9), r"hidden_states is not given, needs [3, 4]"),
+        (lambda b: b.sync_and_slice(9, {"hidden_states": np.ones((2, 4), np.float32)}), "is float32 [2, 4], needs"),
+        (lambda b: b.sync_and_slice(9, {"hidden_states": np.ones((3, 4))}), "is float64 [3, 4]"),
+        (lambda b: IntermediateTensors(-1, {}), "rows is -1"),
+        (lambda b: IntermediateTensors(1, {}, tp=0), "tp is 0"),
+        (lambda b: IntermediateTensors(1, {}, slots=0), "slots is 0"),
+    ],
+)  # fmt: skip
+def test_buffer_refusals(call, words):
+    with pytest.raises(ValueError, match=r"^IntermediateTensors: ") as error:
+        call(IntermediateTensors(16, {"hidden_states": ((4,), "float32")}, tp=4))
+    assert words in str(error.value)
