@@ -7,6 +7,7 @@ import numpy as np
 from mpi4py import MPI
 
 sys.path.insert(0, str(Path(__file__).parent))
+import stage_dsa as dsa
 import stage_model as model
 
 from sparsespan.comm import as_comm
@@ -15,6 +16,14 @@ from sparsespan.pipeline import LayerShard, Stage, Trace, chunked_prefill, decod
 
 def check(layer, weights):
     assert float(weights["o_proj"][0]) == layer
+
+
+def dsa_layers(stage):
+    splits = [3, 2]  # layer 3 begins stage 1 and shares the indices of layer 2
+    program, schedule = dsa.program(splits, stage), chunked_prefill(2, dsa.CHUNKS)
+    run = run_pipeline(stage, program, schedule, {0: dsa.TOKENS}, collect="all", **dsa.options(splits))
+    if stage.last:
+        assert np.concatenate([run.rows[mb] for mb in range(4)]).tobytes() == dsa.plain().tobytes()
 
 
 def main():
@@ -42,6 +51,7 @@ def main():
         for slot in range(3):
             mine = np.stack([run.tokens[mb] for mb in sorted(run.tokens) if mb % 3 == slot], axis=1)
             assert mine.tolist() == model.plain_decode(firsts[slot], 3).tolist()
+    dsa_layers(stage)
     comm.barrier()
     sys.stdout.write(f"rank {comm.rank} equal\n")
     sys.stdout.flush()

@@ -32,7 +32,7 @@ from ._stage import Stage, StageInput, StageProgram
 from ._stage_buffers import IntermediateTensors
 from ._stage_run import PipelineRun
 from ._trace import Arrow, LaneSummary, Sample, Trace, TraceSpan
-from ._waves import SmWaves, logit_tiles, sm_waves
+from ._waves import SmWaves, logit_tiles, sm_waves, threads_for_compute
 
 __all__ = [
     "Action",
@@ -79,6 +79,7 @@ __all__ = [
     "sm_waves",
     "split_layers",
     "text_timeline",
+    "threads_for_compute",
     "to_svg",
     "validate",
     "zero_bubble",

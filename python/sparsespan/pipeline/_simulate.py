@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _core
 from ._schedule import Action, Schedule
+from ._trace import Trace
 
 __all__ = ["Costs", "Simulation", "Span", "simulate"]
 
@@ -41,6 +42,9 @@ class Costs:
         Of a message: per micro-batch for F and B, per token for prefill and decode.
     kv_bytes_per_token : float or [stages] float, optional
         KV of a token on one stage.
+    measured : mapping {(kind, stage, micro-batch): float}, optional
+        What prefill chunks (kind "P"), decode batches ("D") and samples ("S", 0 where absent) took in a run; instead of
+        ``prefill``, ``decode`` and ``sample``. :meth:`from_trace` makes it.
     """
 
     F: Cost = 1.0
@@ -58,6 +62,32 @@ class Costs:
     bandwidth: float = 0.0
     message_bytes: float = 0.0
     kv_bytes_per_token: float | Sequence[float] | None = None
+    measured: Mapping[tuple[str, int, int], float] | None = None
+
+    @classmethod
+    def from_trace(cls, trace: Trace, **others: Any) -> Costs:
+        """Costs of the batches of a run, in seconds; of a batch on several ranks of a stage the longest.
+
+        Examples
+        --------
+        >>> from sparsespan.pipeline import Costs, Trace, TraceSpan
+        >>> took = [TraceSpan(0, "compute", "0P0@0:0+64", 1.0, 1.5, {"kind": "P", "stage": 0, "microbatch": 0})]
+        >>> Costs.from_trace(Trace(took)).measured
+        {('P', 0, 0): 0.5}
+        """
+        measured: dict[tuple[str, int, int], float] = {}
+        for span in trace.spans:
+            if span.lane == "compute" and span.args.get("kind") in ("P", "D", "S") and "microbatch" in span.args:
+                key = (span.args["kind"], span.args["stage"], span.args["microbatch"])
+                measured[key] = max(measured.get(key, 0.0), span.end - span.start)
+        return cls(**others, measured=measured)
+
+    def _took(self, action: Any) -> float:
+        key = (action.kind, action.stage, action.microbatch)
+        took = (self.measured or {}).get(key)
+        if took is None and action.kind != "S":
+            raise ValueError(f"Costs: measured has no {key}, needs every batch on every stage")
+        return took or 0.0
 
     def _lower(self) -> Any:
         core = _core.pipeline.Costs()
@@ -73,6 +103,9 @@ class Costs:
                 priced = _asked(value, *names)
             core.set(kind, priced)
         core.set("S", float(self.sample))
+        if self.measured is not None:
+            for kind in ("P", "D", "S"):
+                core.set(kind, self._took)
         core.set("FETCH", float(self.fetch))
         core.set("REDUCE_GRAD", float(self.reduce_grad))
         core.overlap = self.overlap

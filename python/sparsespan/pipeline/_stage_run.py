@@ -231,7 +231,9 @@ class Run:
         if self.collect == "last":
             self.result.rows[mb] = np.array(rows)
         if self.program.sample is not None:
-            with self.recorder.span("compute", f"{self.stage.index}S{mb}", kind="S", stage=self.stage.index):
+            with self.recorder.span(
+                "compute", f"{self.stage.index}S{mb}", kind="S", stage=self.stage.index, microbatch=mb
+            ):
                 tokens = np.asarray(self.program.sample(rows, batch), np.int64).reshape(-1)
             if len(tokens) != batch.plan.num_requests:
                 raise ValueError(

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import _core
+from .._runtime import num_threads
 
-__all__ = ["SmWaves", "logit_tiles", "sm_waves"]
+__all__ = ["SmWaves", "logit_tiles", "sm_waves", "threads_for_compute"]
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,40 @@ def logit_tiles(
     keys = np.maximum.reduceat(ends, cuts) - np.minimum.reduceat(starts, cuts)
     units: np.ndarray = np.maximum(0, -(-keys // keys_per_unit))
     return units
+
+
+def threads_for_compute(reserve: int = 1, *, threads: int = 0) -> int:
+    """Threads that compute may use while ``reserve`` others receive: the counterpart of a smaller grid on a CPU.
+
+    Parameters
+    ----------
+    reserve : int
+        Threads that stay busy elsewhere, such as one that polls a transport.
+    threads : int
+        Of this rank; 0 takes :func:`sparsespan.num_threads`.
+
+    Returns
+    -------
+    int
+        ``max(1, threads - reserve)``: pass it as ``threads=`` to ops, or to a library whose loops are static.
+
+    Raises
+    ------
+    ValueError
+        If either is negative.
+
+    Notes
+    -----
+    A static loop gives every thread its share beforehand, so the thread that shares a core with a receiver holds up all
+    others at the end of the loop, just as the block without an SM does in :func:`sm_waves`. Ops of this package deal
+    their tasks out as they go and lose less; loops of BLAS and OpenMP libraries are mostly static.
+
+    Examples
+    --------
+    >>> from sparsespan.pipeline import threads_for_compute
+    >>> threads_for_compute(reserve=1, threads=8), threads_for_compute(reserve=2, threads=2)
+    (7, 1)
+    """
+    if reserve < 0 or threads < 0:
+        raise ValueError(f"threads_for_compute: reserve is {reserve} and threads {threads}, both need 0 or more")
+    return max(1, (threads or num_threads()) - reserve)
