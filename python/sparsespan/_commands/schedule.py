@@ -30,6 +30,7 @@ def register(commands: Any) -> None:
     parser.add_argument("--csv", metavar="FILE", help="write the schedule")
     parser.add_argument("--svg", metavar="FILE", help="write the time line as a picture")
     parser.add_argument("--trace", metavar="FILE", help="write the time line for ui.perfetto.dev")
+    parser.add_argument("--mutations", action="store_true", help="count how every single mutation is judged")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=_run)
 
@@ -53,6 +54,14 @@ def _make(arguments: argparse.Namespace) -> Any:
     if not Path(kind).is_file():
         raise ValueError(f"schedule: kind is {kind!r}, needs a CSV file or one of {', '.join(KINDS)}")
     return pipeline.Schedule.from_csv(Path(kind).read_text())
+
+
+def _mutations(schedule: Any) -> dict[str, dict[str, int]]:
+    from ..testing import prove_mutations
+
+    counts = prove_mutations(schedule)
+    kinds = dict.fromkeys(what for what, _ in counts)
+    return {what: {outcome: counts[what, outcome] for outcome in ("refused", "harmless", "wrong")} for what in kinds}
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -79,11 +88,20 @@ def _run(arguments: argparse.Namespace) -> int:
     ):
         if path is not None:
             Path(path).write_text(text())
+    counts = _mutations(schedule) if arguments.mutations else {}
+    wrong = sum(row["wrong"] for row in counts.values())
     if arguments.json:
         names = ("makespan", "busy", "bubble", "peak_activations")
-        print(json.dumps({"schedule": repr(schedule), "modelled": {name: getattr(run, name) for name in names}}))
-        return 0
+        facts = {"schedule": repr(schedule), "modelled": {name: getattr(run, name) for name in names}}
+        print(json.dumps({**facts, "mutations": counts} if counts else facts))
+        return int(wrong > 0)
     print(f"{schedule!r}: valid")
     print(pipeline.text_timeline(run))
     print(f"modelled: makespan {run.makespan:g}, bubble {run.bubble}, peak activations {run.peak_activations}")
-    return 0
+    if counts:
+        print(f"{'mutation':18} {'refused':>8} {'harmless':>9} {'wrong':>6}")
+        for what, row in counts.items():
+            print(f"{what:18} {row['refused']:8} {row['harmless']:9} {row['wrong']:6}")
+        total = sum(sum(row.values()) for row in counts.values())
+        print(f"{total} single mutations, {wrong} wrong: accepted though they do other work or do not end")
+    return int(wrong > 0)
