@@ -4,6 +4,7 @@
 
 #include "bindings/comm_support.h"
 #include "parallel/cp_cache.h"
+#include "parallel/cp_heads.h"
 #include "quant/cache_write.h"
 
 namespace sparsespan::bindings {
@@ -39,6 +40,27 @@ Started bind_gather_rows(Communicator& comm, const py::object& x, const Plan& pl
   const auto options = comm_options(timeout, "", x, result);
   std::shared_ptr<CpWork> work;
   without_gil([&] { work = igather_rows(comm, plan, p, options); });
+  return {work, result};
+}
+
+// [t, C, ...] and [N t, C / N, ...]: the shape of the result, as far as x has one; the core refuses the rest.
+py::object heads_or_new(const py::object& out, const Tensor& x, std::int64_t n, bool back) {
+  const int cut = back ? 0 : 1;
+  if (!out.is_none() || !x || x.rank < 2 || x.shape[cut] % n != 0 || x.dtype == DType::other) return out;
+  std::vector<py::ssize_t> shape(x.shape.begin(), x.shape.begin() + x.rank);
+  shape[cut] /= n;
+  shape[1 - cut] *= n;
+  return py::array(numpy_dtype(x.dtype), shape);
+}
+
+Started bind_exchange_heads(Communicator& comm, const py::object& x, bool back, const py::object& out, int threads,
+                            Timeout timeout) {
+  ExchangeHeadsParams p{.x = view("exchange_heads", "x", x), .out = {}, .back = back, .threads = threads};
+  const auto result = heads_or_new(out, p.x, comm.size(), back);
+  p.out = view("exchange_heads", "out", result);
+  const auto options = comm_options(timeout, "", x, result);
+  std::shared_ptr<CpWork> work;
+  without_gil([&] { work = iexchange_heads(comm, p, options); });
   return {work, result};
 }
 
@@ -81,6 +103,8 @@ void register_cp_work(py::module_& parent) {
   m.def("split", &bind_split, py::arg("x"), py::arg("plan"), py::arg("rank"), py::arg("out"), py::arg("threads"));
   m.def("gather_rows", &bind_gather_rows, py::arg("comm"), py::arg("x_local"), py::arg("plan"), py::arg("last"),
         py::arg("out"), py::arg("threads"), py::arg("timeout"));
+  m.def("exchange_heads", &bind_exchange_heads, py::arg("comm"), py::arg("x"), py::arg("back"), py::arg("out"),
+        py::arg("threads"), py::arg("timeout"));
   m.def("gather_kv_and_cache", &bind_gather_kv, py::arg("comm"), py::arg("c_kv"), py::arg("k_pe"), py::arg("k_index"),
         py::arg("caches"), py::arg("plan"), py::arg("slot_mapping"), py::arg("threads"), py::arg("timeout"),
         py::arg("validate"));

@@ -13,6 +13,8 @@ from ._dcp_tables import DcpSpans
 from ._dcp_write import dcp_write_index, dcp_write_kv
 from ._dims import AttentionDims, attention_dims
 from ._grid import RankGrid, rank_grid
+from ._linear import GatherWeight, LinearShard, broadcast_weight, gather_weight, igather_weight
+from ._o_proj import exchange_heads, iexchange_heads, o_proj
 from ._plan import CpPlan
 from ._prefill import PrefillResult, prefill_attention, prefill_select, prefill_slots
 from ._rows import gather_rows, igather_rows, split
@@ -36,8 +38,10 @@ __all__ = [
     "DcpHeads",
     "DcpLayout",
     "DcpSpans",
+    "GatherWeight",
     "KvSide",
     "LayerCache",
+    "LinearShard",
     "NextNRows",
     "PrefillResult",
     "RankGrid",
@@ -47,6 +51,7 @@ __all__ = [
     "Volume",
     "VolumeRow",
     "attention_dims",
+    "broadcast_weight",
     "dcp_combine",
     "dcp_decode",
     "dcp_layout",
@@ -54,10 +59,15 @@ __all__ = [
     "dcp_select",
     "dcp_write_index",
     "dcp_write_kv",
+    "exchange_heads",
     "gather_kv_and_cache",
     "gather_rows",
+    "gather_weight",
     "global_topk",
+    "iexchange_heads",
     "igather_rows",
+    "igather_weight",
+    "o_proj",
     "o_proj_break_even",
     "prefill_attention",
     "prefill_select",

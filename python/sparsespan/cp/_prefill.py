@@ -188,7 +188,8 @@ def prefill_attention(
     """
     op = "prefill_attention"
     need_plan(op, plan)
-    rank = need_comm(op, comm).rank
+    comm = need_comm(op, comm)
+    rank = comm.rank
     if (indices is None) == (k_index is None):
         has = "neither k_index nor indices is" if indices is None else "k_index and indices are both"
         raise ValueError(f"{op}: {has} given, needs one: a layer selects with its own index keys or shares a top-k")

@@ -7,17 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 from .._interop import call
-from ..comm import Communicator, Work
+from ..comm import Communicator, Work, as_comm
 from ._plan import CpPlan
 
 __all__ = ["need_comm", "need_plan", "start"]
 
 
 def need_comm(op: str, comm: Any) -> Communicator:
-    """Refuse what is no communicator; ``as_comm`` is not applied, because every call would count from 0."""
-    if isinstance(comm, Communicator):
-        return comm
-    raise TypeError(f"{op}: comm is a {type(comm).__name__}, needs a Communicator; make one once with comm.as_comm")
+    """Make a communicator of what the caller has."""
+    try:
+        return as_comm(comm)
+    except TypeError as error:
+        raise TypeError(str(error).replace("as_comm: x", f"{op}: comm", 1)) from None
 
 
 def need_plan(op: str, plan: Any) -> CpPlan:
