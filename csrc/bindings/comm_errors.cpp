@@ -37,6 +37,8 @@ void register_comm_errors(py::module_& /*m*/) {
       raise_as("RankMismatch", e);
     } catch (const comm_aborted& e) {
       raise_as("CommAborted", e);
+    } catch (const checksum_mismatch& e) {
+      raise_as("ChecksumMismatch", e);
     } catch (const comm_error& e) {
       raise_as("CommError", e);
     }

@@ -1,7 +1,7 @@
 #pragma once
 
-// How an operation between ranks ends when it does not end well. Python sees CommError, CommTimeout, RankMismatch and
-// CommAborted with the same fields.
+// How an operation between ranks ends when it does not end well. Python sees CommError, CommTimeout, RankMismatch,
+// CommAborted and ChecksumMismatch with the same fields.
 
 #include <cstdint>
 #include <stdexcept>
@@ -31,6 +31,11 @@ struct rank_mismatch : comm_error {
 
 // Another rank failed, or somebody gave the group up.
 struct comm_aborted : comm_error {
+  using comm_error::comm_error;
+};
+
+// What arrived is not what was sent.
+struct checksum_mismatch : comm_error {
   using comm_error::comm_error;
 };
 

@@ -26,6 +26,21 @@ void sleep_with_polls(double seconds) {
   }
 }
 
+// The last bit of the middle byte, in a copy that lives as long as the request.
+void flip_a_bit(Request& request) {
+  if (request.in == nullptr || request.bytes == 0) return;
+  struct Copy {
+    std::vector<std::byte> data;
+    std::shared_ptr<void> user;
+  };
+  auto copy = std::make_shared<Copy>();
+  copy->data.assign(request.in, request.in + request.bytes);
+  copy->data[copy->data.size() / 2] ^= std::byte{1};
+  copy->user = std::move(request.keep);
+  request.in = copy->data.data();
+  request.keep = std::move(copy);
+}
+
 }  // namespace
 
 Fault parse_fault(std::string_view op, std::string_view argument, std::string_view name) {
@@ -34,7 +49,9 @@ Fault parse_fault(std::string_view op, std::string_view argument, std::string_vi
   if (name == "delay") return Fault::delay;
   if (name == "mismatch") return Fault::mismatch;
   if (name == "die") return Fault::die;
-  refuse_value(op, argument, "is \"", name, "\", needs \"raise\", \"skip\", \"delay\", \"mismatch\" or \"die\"");
+  if (name == "corrupt") return Fault::corrupt;
+  refuse_value(op, argument, "is \"", name,
+               "\", needs \"raise\", \"skip\", \"delay\", \"mismatch\", \"die\" or \"corrupt\"");
 }
 
 FaultyComm::FaultyComm(std::shared_ptr<Communicator> inner, Fault fault, std::int64_t at, double seconds)
@@ -61,6 +78,7 @@ std::shared_ptr<Work> FaultyComm::issue(Request request) {
     case Fault::delay: sleep_with_polls(seconds_); break;
     case Fault::mismatch: request.stamp.print.plan ^= 0x5A5A5A5A5A5A5A5AULL; break;
     case Fault::die: std::raise(SIGKILL); break;
+    case Fault::corrupt: flip_a_bit(request); break;
   }
   return inner_->issue(std::move(request));
 }

@@ -16,6 +16,7 @@ enum class Fault : std::uint8_t {
   delay,     // this rank takes part late
   mismatch,  // this rank says another plan than the others
   die,       // this process is killed
+  corrupt,   // one bit of what this rank gives is flipped on the way
 };
 Fault parse_fault(std::string_view op, std::string_view argument, std::string_view name);
 

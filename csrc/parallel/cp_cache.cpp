@@ -8,7 +8,7 @@
 #include "core/scratch.h"
 #include "quant/cache_write.h"
 #include "quant/rows.h"
-#include "quant/token.h"
+#include "quant/token_stream.h"
 
 namespace sparsespan {
 
@@ -22,14 +22,8 @@ struct Side {
   ScaleRule rule = ScaleRule::official;
   std::int64_t offset = 0;  // bytes from a gathered token's first byte
 
-  // The gathered stream seen as a cache of one token per page.
-  PagedCache stream(std::byte* data, std::int64_t tokens, std::int64_t width) const {
-    PagedCache wire = cache;
-    wire.data = data + offset;
-    wire.pages = tokens;
-    wire.page_size = 1;
-    wire.page_stride = width;
-    return wire;
+  TokenCodec stream(std::byte* data, std::int64_t tokens, std::int64_t width) const {
+    return TokenCodec(token_stream(cache.layout, data + offset, tokens, width), rule);
   }
 };
 
@@ -128,7 +122,7 @@ class KvGather {
 
   // This rank's tokens as the caches store them; zeros for what is not written anywhere.
   void encode(std::byte* data, std::int64_t tokens) const {
-    const TokenCodec latent(latent_.stream(data, tokens, width_), latent_.rule);
+    const TokenCodec latent = latent_.stream(data, tokens, width_);
     const auto rows = static_cast<std::int64_t>(local_.size());
     parallel_rows(tokens, kKvDim, p_.threads, [&](std::int64_t t, int) {
       if (t >= rows || local_[t] < 0) {
@@ -141,7 +135,7 @@ class KvGather {
       latent.encode(t, values);
       if (!p_.k_index) return;
       copy_floats(p_.k_index, t, values);
-      TokenCodec(index_.stream(data, tokens, width_), index_.rule).encode(t, values);
+      index_.stream(data, tokens, width_).encode(t, values);
     });
   }
 
@@ -161,12 +155,7 @@ class KvGather {
   }
 
   void store(const Side& side, std::byte* data, std::int64_t token, std::int64_t slot) const {
-    const TokenCodec from(side.stream(data, token + 1, width_));
-    const TokenCodec to(side.cache);
-    for (int f = 0; f < to.info().num_fields; ++f) {
-      const KvField& field = to.info().fields[f];
-      std::memcpy(to.place(slot, field), from.place(token, field), static_cast<std::size_t>(field.bytes()));
-    }
+    copy_token(side.stream(data, token + 1, width_), token, TokenCodec(side.cache), slot);
   }
 
   void check_data() {

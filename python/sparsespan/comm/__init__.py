@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ._as_comm import as_comm
 from ._communicator import Communicator
-from ._errors import CommAborted, CommError, CommTimeout, RankMismatch
+from ._errors import ChecksumMismatch, CommAborted, CommError, CommTimeout, RankMismatch
 from ._mpi import MpiComm
 from ._ranks import run_ranks
 from ._threads import ThreadComm
@@ -18,6 +18,7 @@ from ._transport import Transport
 from ._work import Work
 
 __all__ = [
+    "ChecksumMismatch",
     "CommAborted",
     "CommError",
     "CommTimeout",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CommAborted", "CommError", "CommTimeout", "RankMismatch"]
+__all__ = ["ChecksumMismatch", "CommAborted", "CommError", "CommTimeout", "RankMismatch"]
 
 
 class CommError(RuntimeError):
@@ -39,3 +39,7 @@ class RankMismatch(CommError):  # noqa: N818 - names that the field would expect
 
 class CommAborted(CommError):  # noqa: N818 - names that the field would expect
     """Another rank failed, or somebody gave the group up."""
+
+
+class ChecksumMismatch(CommError):  # noqa: N818 - names that the field would expect
+    """What arrived is not what was sent; nothing of it was stored."""

@@ -21,6 +21,7 @@ from ._rows import gather_rows, igather_rows, split
 from ._split import DECODE, PAD, PREFILL, split_plan
 from ._transfer import transfer_plan
 from ._transfer_plan import KvSide, Transfer, TransferPlan
+from ._transfer_run import TransferCaches, TransferReport, run_transfer
 from ._views import CpSegments, NextNRows, StaticBatch
 from ._volume import BreakEven, Volume, VolumeRow, o_proj_break_even, volume
 
@@ -47,7 +48,9 @@ __all__ = [
     "RankGrid",
     "StaticBatch",
     "Transfer",
+    "TransferCaches",
     "TransferPlan",
+    "TransferReport",
     "Volume",
     "VolumeRow",
     "attention_dims",
@@ -73,6 +76,7 @@ __all__ = [
     "prefill_select",
     "prefill_slots",
     "rank_grid",
+    "run_transfer",
     "split",
     "split_plan",
     "transfer_plan",

@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["holds", "needed_rows", "rows_of_plan"]
+from ..quant import kv_layout
+from .quant import token_fields
+
+__all__ = ["holds", "needed_rows", "rows_of_plan", "run_transfer"]
 
 
 def _stage_layers(side: Any, num_layers: int, stage: int) -> range:
@@ -65,3 +68,23 @@ def rows_of_plan(plan: Any) -> list[tuple[int, int, int, str, int, int]]:
                 if p // src_block % src_ranks == t.src_class and p // dst_block % dst_ranks == t.dst_class:
                     rows.append((t.src, t.dst, t.request, t.part, layer, p))
     return rows
+
+
+def _slot(pages: np.ndarray, page_size: int, shards: tuple[int, int], position: int) -> int:
+    block, ranks = shards
+    local = position // (block * ranks) * block + position % block
+    return int(pages[local // page_size]) * page_size + local % page_size
+
+
+def run_transfer(plan: Any, sources: list[Any], dests: list[Any], layout: str, index_layout: str) -> None:
+    """Row by row from the prefill ranks' caches to the decode ranks', field by field; one entry per rank."""
+    for src, dst, request, part, layer, position in rows_of_plan(plan):
+        info = kv_layout(layout if part == "kv" else index_layout)
+        places = []
+        for caches, side, decode in ((sources[src], plan.prefill, False), (dests[dst], plan.decode, True)):
+            own = part == "index" and caches.index_pages is not None
+            pages = (caches.index_pages if own else caches.pages)[request]
+            slot = _slot(pages, side.page_size, side.shards(part, decode), position)
+            places.append(token_fields(getattr(caches, part)[layer], slot, info, side.page_size))
+        for there, here in zip(places[1], places[0], strict=True):
+            there[:] = here

@@ -117,6 +117,11 @@ def _place(cache: np.ndarray, slot: int, layout: KvLayout, page_size: int, field
     return place
 
 
+def token_fields(cache: np.ndarray, slot: int, layout: KvLayout, page_size: int) -> list[np.ndarray]:
+    """Views of the bytes of one token, field by field."""
+    return [_place(cache, slot, layout, page_size, field) for field in layout.fields]
+
+
 def _write(cache: np.ndarray, slot: int, layout: KvLayout, page_size: int, values: np.ndarray, rule: str) -> None:
     at = 0
     for field in layout.fields:

@@ -15,11 +15,11 @@ class FaultyComm(Communicator):
     ----------
     comm : Communicator
         What it wraps; only this rank's calls pass through.
-    fault : {"raise", "skip", "delay", "mismatch", "die"}
+    fault : {"raise", "skip", "delay", "mismatch", "die", "corrupt"}
         ``raise``: the call raises :class:`~sparsespan.comm.CommError` and the rank takes no part. ``skip``: it returns
         as if done, without taking part; outputs stay as they were. ``delay``: it takes part ``seconds`` later.
         ``mismatch``: it names another plan than the others (on MPI and gloo only checked mode sees that). ``die``: the
-        process is killed with SIGKILL, so on threads all ranks are.
+        process is killed with SIGKILL, so on threads all ranks are. ``corrupt``: one bit of what it sends is flipped.
     at : int
         Which operation, counted from 0 over all primitives called through this object (blocking, ``i`` forms, split).
     seconds : float
