@@ -40,7 +40,9 @@ VolumeParams params_of(const std::string& scheme, const py::dict& model, const p
           text("o_proj"),
           text("restore"),
           get<bool>(d, "replicate_q"),
-          get<bool>(d, "replicated_state")};
+          get<bool>(d, "replicated_state"),
+          n("rows"),
+          list("last_rows")};
 }
 
 // [(what, primitive, group, times, chunk, received, sent, total, formula)]

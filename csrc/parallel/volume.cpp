@@ -1,5 +1,6 @@
 #include "parallel/volume.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "core/check.h"
@@ -29,14 +30,14 @@ class Rows {
   void tp() { o_proj_sum(tokens_, p_.ranks, "2 (N-1) ceil(T hidden / N) e"); }
 
   void split() {
-    const std::int64_t rows = busiest_rows(p_.scheme, p_.lengths, p_.ranks);
+    const std::int64_t rows = p_.rows >= 0 ? p_.rows : busiest_rows(p_.scheme, p_.lengths, p_.ranks);
     gather_cache(rows, "rows");
     if (p_.tp > 1) o_proj_sum(rows, p_.tp, "2 (tp-1) ceil(rows hidden / tp) e");
-    restore(rows);
+    restore(p_.scheme, rows);
   }
 
   void dsa_cp() {
-    const std::int64_t t = busiest_rows("contiguous_flat", p_.lengths, p_.ranks);
+    const std::int64_t t = p_.rows >= 0 ? p_.rows : busiest_rows("contiguous_flat", p_.lengths, p_.ranks);
     const std::int64_t columns = d_.heads * d_.v_head / (p_.o_proj == "none" ? 1 : p_.ranks);
     gather_cache(t, "ceil(T/N)");
     if (p_.o_proj == "gather_weight") {
@@ -53,7 +54,7 @@ class Rows {
       add("hidden states", Primitive::all_gather, p_.ranks, d_.layers, times({t, d_.hidden, p_.activation_bytes}),
           "(N-1) ceil(T/N) hidden e");
     }
-    if (!p_.replicated_state) restore(t);
+    if (!p_.replicated_state) restore("contiguous_flat", t);
   }
 
   void layer_shard() {
@@ -116,13 +117,17 @@ class Rows {
   }
 
   // Rows for the LM head, once per step.
-  void restore(std::int64_t rows) {
+  void restore(std::string_view scheme, std::int64_t rows) {
     if (p_.restore == "all") {
       add("hidden rows for the LM head", Primitive::all_gather, p_.ranks, 1,
           times({rows, d_.hidden, p_.activation_bytes}), "(N-1) rows hidden e");
     } else if (p_.restore == "last") {
-      add("last rows for the LM head", Primitive::broadcast, p_.ranks, 1,
-          times({static_cast<std::int64_t>(p_.lengths.size()), d_.hidden, p_.activation_bytes}), "requests hidden e");
+      const auto owned = p_.last_rows.empty() ? last_rows(scheme, p_.lengths, p_.ranks) : p_.last_rows;
+      const std::int64_t row = times({d_.hidden, p_.activation_bytes});
+      const std::int64_t all = std::accumulate(owned.begin(), owned.end(), std::int64_t{0});
+      add("last rows for the LM head", Primitive::all_gatherv, p_.ranks, 1, times({all, row}),
+          "(requests - own) hidden e");
+      rows_.back().spared = *std::min_element(owned.begin(), owned.end()) * row;
     }
   }
 
@@ -155,7 +160,8 @@ class Rows {
 
 std::string_view name_of(Primitive primitive) {
   switch (primitive) {
-    case Primitive::all_gather: return "all_gather";
+    case Primitive::all_gather:
+    case Primitive::all_gatherv: return "all_gather";
     case Primitive::reduce_scatter: return "reduce_scatter";
     case Primitive::all_reduce: return "all_reduce";
     case Primitive::all_to_all: return "all_to_all";
@@ -167,13 +173,15 @@ std::string_view name_of(Primitive primitive) {
 std::int64_t VolumeRow::received() const {
   if (group == 1) return 0;
   if (primitive == Primitive::broadcast) return chunk;
+  if (primitive == Primitive::all_gatherv) return chunk - spared;
   return (primitive == Primitive::all_reduce ? 2 : 1) * (group - 1) * chunk;
 }
 
 std::int64_t VolumeRow::sent() const { return received(); }
 
 std::int64_t VolumeRow::total() const {
-  return primitive == Primitive::broadcast ? (group - 1) * chunk : group * received();
+  const bool whole = primitive == Primitive::broadcast || primitive == Primitive::all_gatherv;
+  return whole ? (group - 1) * chunk : group * received();
 }
 
 std::vector<VolumeRow> volume(const VolumeParams& p) {

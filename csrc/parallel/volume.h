@@ -22,7 +22,7 @@ struct AttentionDims {
   std::int64_t topk = 0;
 };
 
-enum class Primitive : std::uint8_t { all_gather, reduce_scatter, all_reduce, all_to_all, broadcast };
+enum class Primitive : std::uint8_t { all_gather, all_gatherv, reduce_scatter, all_reduce, all_to_all, broadcast };
 std::string_view name_of(Primitive primitive);
 
 struct VolumeParams {
@@ -45,10 +45,14 @@ struct VolumeParams {
   std::string restore = "last";   // rows gathered for the LM head: "none", "last", "all"
   bool replicate_q = false;
   bool replicated_state = false;  // dsa_cp: hidden states are whole on every rank between layers
+  // Of a plan, where there is one; else they follow from scheme, lengths and ranks.
+  std::int64_t rows = -1;               // rows of each rank that travel
+  std::vector<std::int64_t> last_rows;  // [N] requests whose last row the rank has
 };
 
 // One collective of a step. `chunk` is the ring's unit: what each rank contributes (all_gather), keeps
-// (reduce_scatter, all_reduce), sends to each peer (all_to_all), or the whole buffer (broadcast).
+// (reduce_scatter, all_reduce), sends to each peer (all_to_all), or the whole buffer (broadcast, and all_gatherv: an
+// all_gather of unequal parts).
 struct VolumeRow {
   std::string what;
   Primitive primitive;
@@ -56,6 +60,7 @@ struct VolumeRow {
   std::int64_t times;  // executions in one step
   std::int64_t chunk;  // bytes
   std::string formula;
+  std::int64_t spared = 0;  // all_gatherv: bytes that the busiest rank has itself
 
   // Per execution: the busiest rank's bytes in and out, and the sum over the group.
   std::int64_t received() const;
@@ -67,6 +72,9 @@ std::vector<VolumeRow> volume(const VolumeParams& params);
 
 // Rows of the busiest rank when the batch is split by one of the seven layouts, pad rows that travel included.
 std::int64_t busiest_rows(std::string_view scheme, const std::vector<std::int64_t>& lengths, std::int64_t ranks);
+// [N] requests whose last row each rank has.
+std::vector<std::int64_t> last_rows(std::string_view scheme, const std::vector<std::int64_t>& lengths,
+                                    std::int64_t ranks);
 bool is_split(std::string_view scheme);
 
 }  // namespace sparsespan

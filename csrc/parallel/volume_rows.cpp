@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <numeric>
 
 #include "core/check.h"
 #include "parallel/volume.h"
@@ -31,6 +32,20 @@ std::int64_t rows_on(std::string_view scheme, std::int64_t length, std::int64_t 
   return length / ranks + (length % ranks * (r + 1) / ranks - length % ranks * r / ranks);  // contiguous
 }
 
+// Which rank has the last of a request's `length` > 0 rows, the batch's row number `row` of `tokens`.
+std::int64_t last_owner(std::string_view scheme, std::int64_t length, std::int64_t row, std::int64_t tokens,
+                        std::int64_t ranks) {
+  if (scheme == "interleave") return row % ranks;
+  if (scheme == "contiguous_flat") return row / ceil_over(tokens, ranks);
+  if (scheme == "contiguous") return ranks - 1;
+  if (scheme == "thd_even") return 0;
+  // Front and back blocks: the last one that has rows.
+  const std::int64_t blocks = 2 * ranks;
+  const std::int64_t block =
+      scheme == "zigzag" ? std::min(length, blocks) - 1 : (length - 1) / ceil_over(length, blocks);
+  return block < ranks ? block : blocks - 1 - block;
+}
+
 }  // namespace
 
 bool is_split(std::string_view scheme) { return std::find(kSplits.begin(), kSplits.end(), scheme) != kSplits.end(); }
@@ -52,6 +67,18 @@ std::int64_t busiest_rows(std::string_view scheme, const std::vector<std::int64_
     most = std::max(most, rows);
   }
   return most;
+}
+
+std::vector<std::int64_t> last_rows(std::string_view scheme, const std::vector<std::int64_t>& lengths,
+                                    std::int64_t ranks) {
+  std::vector<std::int64_t> owned(static_cast<std::size_t>(ranks), 0);
+  const std::int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+  std::int64_t row = 0;
+  for (const std::int64_t length : lengths) {
+    row += length;
+    if (length > 0) ++owned[static_cast<std::size_t>(last_owner(scheme, length, row - 1, tokens, ranks))];
+  }
+  return owned;
 }
 
 }  // namespace sparsespan

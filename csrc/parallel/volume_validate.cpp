@@ -99,6 +99,7 @@ void validate_volume(const VolumeParams& p) {
   between("interleave", p.interleave, 1, 1 << 20);
   validate_dims(p.dims);
   validate_tokens(p);
+  if (p.rows > kMaxTokens) refuse_value(kOp, "rows", "is ", p.rows, ", needs at most ", kMaxTokens);
   if (p.scheme == "dcp") validate_dcp(p);
   if (p.scheme == "dsa_cp_prefill" || p.scheme == "dsa_cp_decode") validate_o_proj(p);
   const bool needs_context =

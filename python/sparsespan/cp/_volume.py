@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .. import _core
 from ._dims import AttentionDims, attention_dims
 from ._ints import int_list
+from ._plan import CpPlan
 
 __all__ = ["BreakEven", "Volume", "VolumeRow", "o_proj_break_even", "volume"]
 
@@ -20,7 +23,7 @@ class VolumeRow(NamedTuple):
     """One collective of a step; bytes are those of one execution, ``times`` executions make the step.
 
     ``chunk`` is what a rank contributes (all_gather), keeps (reduce_scatter, all_reduce), sends to each peer
-    (all_to_all), or the whole buffer (broadcast).
+    (all_to_all), or the whole buffer (broadcast; all_gather of unequal parts).
     """
 
     what: str
@@ -107,11 +110,27 @@ def _choice(argument: str, value: str, table: dict[str, int]) -> int:
     return table[value]
 
 
+def _of_plan(plan: CpPlan, tokens: Any, ranks: int | None) -> tuple[list[int], int, dict[str, Any]]:
+    """Lengths, ranks and what else a plan says better than a formula."""
+    if tokens is not None or ranks is not None:
+        raise ValueError("volume: tokens and ranks are given, needs neither: the plan has its own")
+    owners = plan.last_row_owner
+    owned = np.bincount(owners[owners >= 0], minlength=plan.world_size)
+    return plan.real_lens.tolist(), plan.world_size, {"rows": plan.padded_len, "last_rows": owned.tolist()}
+
+
+def _of_scheme(tokens: Any, ranks: int | None) -> tuple[list[int], int, dict[str, Any]]:
+    for name, value in (("tokens", tokens), ("ranks", ranks)):
+        if value is None:
+            raise TypeError(f"volume: {name} is None, needs a value; only a plan brings its own")
+    return int_list("volume", "tokens", tokens), ranks or 0, {"rows": -1, "last_rows": []}
+
+
 def volume(
-    scheme: str,
+    scheme: str | CpPlan,
     *,
-    tokens: int | Sequence[int] | Any,
-    ranks: int,
+    tokens: int | Sequence[int] | Any = None,
+    ranks: int | None = None,
     model: str | AttentionDims = "v3.2",
     tp: int = 1,
     cache: str = "bf16",
@@ -131,8 +150,8 @@ def volume(
 
     Parameters
     ----------
-    scheme : str
-        ``"tp"``: tensor-parallel attention. ``"zigzag"``, ``"zigzag_padded"``, ``"ceil_chunk"``, ``"interleave"``,
+    scheme : str or CpPlan
+        A plan stands for its scheme, tokens and ranks, with its padding and replicated decode rows. ``"tp"``: tensor-parallel attention. ``"zigzag"``, ``"zigzag_padded"``, ``"ceil_chunk"``, ``"interleave"``,
         ``"contiguous"``, ``"contiguous_flat"``, ``"thd_even"``: prefill context parallelism with the whole cache on
         every rank. ``"dsa_cp_prefill"``, ``"dsa_cp_decode"``: contiguous split inside the TP group with TP-sharded
         o_proj. ``"layer_shard"``: q_b_proj and o_proj of each layer broadcast from the rank that keeps them. ``"dcp"``:
@@ -185,7 +204,7 @@ def volume(
     reduce_scatter and all_to_all ``(N-1) chunk``, all_reduce ``2 (N-1) chunk``, broadcast ``chunk``. A rank sends as
     much as it receives (a broadcast's owner only sends, the last of the ring only receives), so ``sent`` is the same
     figure; ``total`` sums ``received`` over the group. Pad rows that travel are counted: every rank contributes as many
-    rows as the busiest one. MoE, embedding and pipeline hand-offs are not part of it.
+    rows as the busiest one. Last rows come from the ranks that have them; a request without tokens has none. MoE, embedding and pipeline hand-offs are not part of it.
     Sources: SGLang, vLLM and vllm-ascend; reference: :func:`sparsespan.reference.cp_volume.count`.
 
     Examples
@@ -196,14 +215,15 @@ def volume(
     what                       primitive      group times    received/rank  formula
     latent KV                  all_gather         8    61       66,060,288  (N-1) rows kv_bytes
     index-K                    all_gather         8    61       14,680,064  (N-1) rows index_bytes
-    last rows for the LM head  broadcast          8     1           14,336  requests hidden e
+    last rows for the LM head  all_gather         8     1           14,336  (requests - own) hidden e
     step: busiest rank receives 4,925,175,808, all ranks 39,401,392,128
     >>> cp.volume("tp", tokens=65536, ranks=8).per_token_layer
     25088.0
     """
     dims = attention_dims(model)
     kv_bytes, index_bytes = dims.cache_bytes(cache)
-    lengths = int_list("volume", "tokens", tokens)
+    plan, scheme = (scheme, scheme.scheme) if isinstance(scheme, CpPlan) else (None, scheme)
+    lengths, ranks, known = _of_scheme(tokens, ranks) if plan is None else _of_plan(plan, tokens, ranks)
     options: dict[str, Any] = {
         "lengths": lengths,
         "contexts": int_list("volume", "context", context),
@@ -222,6 +242,7 @@ def volume(
         "restore": restore,
         "replicate_q": replicate_q,
         "replicated_state": replicated_state,
+        **known,
     }
     rows = _core.cp.volume(scheme, dataclasses.asdict(dims), options)
     return Volume(scheme, dims, ranks, sum(lengths), tuple(VolumeRow(*row) for row in rows))

@@ -107,7 +107,8 @@ def _count_split(scheme: str, ring: Ring, what: str, dims: Any, lengths: list[in
     elif what.startswith("hidden"):
         _gather_rows(ring, rows, dims.hidden * 2)
     elif what.startswith("last rows"):
-        ring.broadcast(np.zeros((len(lengths), dims.hidden), np.uint16), n - 1)
+        ends = [int(end) - 1 for end, length in zip(np.cumsum(lengths), lengths) if length]
+        ring.all_gather([np.zeros((sum(e in mine for e in ends), dims.hidden), np.uint16) for mine in rows])
     elif what == "o_proj weights":
         ring.all_gather([np.zeros((width // n, dims.hidden, o["weight_bytes"]), np.uint8)] * n)
     elif what == "attention output":
