@@ -1,9 +1,10 @@
 from __future__ import annotations
 import collections.abc
 import numpy
+import numpy.typing
 import sparsespan._core.comm
 import typing
-__all__: list[str] = ['CpPlan', 'CpWork', 'DcpLayout', 'DcpMap', 'RankGrid', 'dcp_combine', 'dcp_decode', 'dcp_partial', 'dcp_select', 'gather_kv_and_cache', 'gather_rows', 'global_topk', 'split', 'split_plan', 'transfer_plan', 'transfer_positions', 'transfer_slots', 'volume']
+__all__: list[str] = ['CpPlan', 'CpWork', 'DcpLayout', 'DcpMap', 'RankGrid', 'dcp_combine', 'dcp_decode', 'dcp_partial', 'dcp_select', 'exchange_heads', 'gather_kv_and_cache', 'gather_rows', 'global_topk', 'run_transfer', 'split', 'split_plan', 'transfer_plan', 'transfer_positions', 'transfer_slots', 'volume']
 class DcpMap:
     """
     Members:
@@ -198,11 +199,15 @@ def dcp_partial(layout: DcpLayout, rank: typing.SupportsInt | typing.SupportsInd
     ...
 def dcp_select(comm: sparsespan._core.comm.Communicator, layout: DcpLayout, q: typing.Any, index_cache: typing.Any, weights: typing.Any, context_lens: typing.Any, block_table: typing.Any, topk: typing.SupportsInt | typing.SupportsIndex, index_k: str, index_layout: str, nan: str, out: typing.Any, timeout: typing.SupportsFloat | typing.SupportsIndex | None, validate: str, threads: typing.SupportsInt | typing.SupportsIndex) -> typing.Any:
     ...
+def exchange_heads(comm: sparsespan._core.comm.Communicator, x: typing.Any, back: bool, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex, timeout: typing.SupportsFloat | typing.SupportsIndex | None) -> tuple[CpWork, typing.Any]:
+    ...
 def gather_kv_and_cache(comm: sparsespan._core.comm.Communicator, c_kv: typing.Any, k_pe: typing.Any, k_index: typing.Any, caches: tuple[typing.Any, typing.Any, str, str, typing.SupportsInt | typing.SupportsIndex, str, str | None], plan: CpPlan, slot_mapping: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex, timeout: typing.SupportsFloat | typing.SupportsIndex | None, validate: str) -> tuple[CpWork, typing.Any]:
     ...
 def gather_rows(comm: sparsespan._core.comm.Communicator, x_local: typing.Any, plan: CpPlan, last: bool, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex, timeout: typing.SupportsFloat | typing.SupportsIndex | None) -> tuple[CpWork, typing.Any]:
     ...
 def global_topk(comm: sparsespan._core.comm.Communicator, layout: DcpLayout, scores: typing.Any, k: typing.SupportsInt | typing.SupportsIndex, context_lens: typing.Any, exchange: str, nan: str, out: typing.Any, timeout: typing.SupportsFloat | typing.SupportsIndex | None, validate: str, threads: typing.SupportsInt | typing.SupportsIndex) -> typing.Any:
+    ...
+def run_transfer(comm: sparsespan._core.comm.Communicator, table: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], facts: tuple[typing.Annotated[collections.abc.Sequence[typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(2)"]], "FixedSize(2)"], typing.Annotated[collections.abc.Sequence[typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(2)"]], "FixedSize(2)"], typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(2)"], typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(2)"]], layout: str, index_layout: str, source: tuple[collections.abc.Sequence[typing.Any], collections.abc.Sequence[typing.Any], collections.abc.Sequence[typing.Any], collections.abc.Sequence[typing.Any]] | None, dest: tuple[collections.abc.Sequence[typing.Any], collections.abc.Sequence[typing.Any], collections.abc.Sequence[typing.Any], collections.abc.Sequence[typing.Any]] | None, prefill_ranks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], decode_ranks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], plan: str, threads: typing.SupportsInt | typing.SupportsIndex, timeout: typing.SupportsFloat | typing.SupportsIndex | None) -> typing.Annotated[list[int], "FixedSize(5)"]:
     ...
 def split(x: typing.Any, plan: CpPlan, rank: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> typing.Any:
     ...
