@@ -204,7 +204,8 @@ def volume(
     reduce_scatter and all_to_all ``(N-1) chunk``, all_reduce ``2 (N-1) chunk``, broadcast ``chunk``. A rank sends as
     much as it receives (a broadcast's owner only sends, the last of the ring only receives), so ``sent`` is the same
     figure; ``total`` sums ``received`` over the group. Pad rows that travel are counted: every rank contributes as many
-    rows as the busiest one. Last rows come from the ranks that have them; a request without tokens has none. MoE, embedding and pipeline hand-offs are not part of it.
+    rows as the busiest one. Last rows come from the ranks that have them; a request without tokens has none.
+    MoE, embedding and pipeline hand-offs are not part of it.
     Sources: SGLang, vLLM and vllm-ascend; reference: :func:`sparsespan.reference.cp_volume.count`.
 
     Examples
