@@ -22,7 +22,8 @@ std::vector<std::pair<std::string, std::string>> build_info() {
   info.emplace_back("isa_available", built);
   info.emplace_back("isa_refused", refused);
   info.emplace_back("isa_cap", std::string(name_of(max_isa())));
-  info.emplace_back("isa", std::string(name_of(active_isa())));
+  const bool emulated = active_isa() == Isa::amx && amx_emulated();
+  info.emplace_back("isa", std::string(name_of(active_isa())) + (emulated ? " (emulated: slow, for tests)" : ""));
   info.emplace_back("threads", std::to_string(num_threads()));
   info.emplace_back("thread_runtime", thread_runtime());
   return info;

@@ -69,7 +69,6 @@ void set_queries(std::string_view op, const Tensor& q, const Tensor& weights, bo
   }
   require_inner_contiguous(op, "q", q);
   const int head_axis = q.rank - 2;
-  p.kernels = &indexer_kernels();
   p.rows = q.shape[0];
   if (q.rank == 4) {
     if (q.shape[0] > 1 && q.shape[1] > 1 && q.strides[0] != q.shape[1] * q.strides[1]) {
@@ -119,6 +118,7 @@ void set_ragged_keys(std::string_view op, const RaggedKeys& keys, Validate valid
   for (std::int64_t row = 0; row < p.rows; row += kGroupRows) {
     p.groups.push_back({row, std::min(p.rows, row + kGroupRows), 0});
   }
+  p.choose_kernels();
 }
 
 }  // namespace sparsespan::indexer

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "indexer/check.h"
@@ -57,12 +58,17 @@ void require_pages(std::string_view op, const ScoreProblem& p, std::int64_t requ
 }
 
 void require_paged_scales(std::string_view op, const ScoreProblem& p, std::int64_t request, std::int64_t length) {
-  for (std::int64_t s = 0; p.keys.scaled() && s < length; ++s) {
-    const float scale = p.keys.scale(request, s);
-    if (!(scale >= 0.0F) || !std::isfinite(scale)) {
-      refuse_value(op, "kv_cache", "has a scale of ", scale, " at request ", request, ", position ", s,
-                   ", needs finite scales that are not negative");
-    }
+  if (!p.keys.scaled()) return;
+  constexpr std::int64_t kStep = 256;
+  const void* keys[kStep];
+  float scales[kStep];
+  for (std::int64_t first = 0; first < length; first += kStep) {
+    const std::int64_t n = std::min(kStep, length - first);
+    p.keys.locate(request, first, n, keys, scales);
+    const auto* bad = std::find_if_not(scales, scales + n, [](float s) { return s >= 0.0F && std::isfinite(s); });
+    if (bad == scales + n) continue;
+    refuse_value(op, "kv_cache", "has a scale of ", *bad, " at request ", request, ", position ",
+                 first + (bad - scales), ", needs finite scales that are not negative");
   }
 }
 
@@ -96,6 +102,7 @@ void set_paged_keys(std::string_view op, const PagedKeys& keys, const Tensor& q,
       p.groups.push_back({row, std::min((b + 1) * next_n, row + kGroupRows), b});
     }
   }
+  p.choose_kernels();
 }
 
 }  // namespace sparsespan::indexer

@@ -50,14 +50,12 @@ struct KeySource {
   std::int64_t slot(std::int64_t request, std::int64_t s) const {
     return block_table(request, s / cache.page_size) * cache.page_size + s % cache.page_size;
   }
-  const std::byte* key(std::int64_t request, std::int64_t s) const {
-    return paged ? cache.token(slot(request, s)) : rows + s * row_bytes;
-  }
+  // Where keys [first, first + n) begin, and their scales when they have any.
+  void locate(std::int64_t request, std::int64_t first, std::int64_t n, const void** keys, float* key_scales) const;
   float scale(std::int64_t request, std::int64_t s) const;
 };
 
 struct ScoreProblem {
-  const IndexerKernels* kernels = nullptr;
   std::int64_t rows = 0;   // T
   std::int64_t heads = 0;  // Hi
   std::int64_t dim = 0;    // D
@@ -68,11 +66,14 @@ struct ScoreProblem {
   std::int64_t q_head_bytes = 0;
   TensorView<const float, 2> weights;  // [T, Hi]
   KeySource keys;
-  std::vector<Window> windows;   // [T]
-  std::vector<RowGroup> groups;  // cover [0, T) in order
+  std::vector<Window> windows;              // [T]
+  std::vector<RowGroup> groups;             // cover [0, T) in order
+  const IndexerKernels* kernels = nullptr;  // chosen last: it depends on the types of q and keys
+
+  void choose_kernels() { kernels = &indexer_kernels(q_type != Narrow::float32 && keys.type != Narrow::float32); }
 };
 
-// Scores one group: queries are decoded once, keys once per panel for all of its rows.
+// Scores one group: queries are packed once, keys once per panel for all of its rows.
 class GroupScorer {
  public:
   static std::int64_t scratch_size(const ScoreProblem& problem);
@@ -82,28 +83,35 @@ class GroupScorer {
   // ascending order of columns. Only keys inside some row's window are read.
   template <class Consume>
   void run(const RowGroup& group, Window columns, Consume&& consume) {
+    const KernelScope scope(problem_.kernels->tiles);
     const std::int64_t panel = problem_.kernels->panel_keys;
+    few_ = group.last - group.first <= kFewRows;
     const Window needed = load_queries(group, columns);
     for (std::int64_t start = needed.begin / panel * panel; start < needed.end; start += panel) {
       if (!load_panel(group, columns.clipped({start, start + panel}), start)) continue;
       for (std::int64_t row = group.first; row < group.last; ++row) {
         const Window part = problem_.windows[row].clipped(columns.clipped({start, start + panel}));
-        if (part.size() > 0) consume(row, score(group, row) + (part.begin - start), part);
+        if (part.size() > 0) consume(row, score(group, row, part, start) + (part.begin - start), part);
       }
     }
   }
 
  private:
   Window load_queries(const RowGroup& group, Window columns);
+  std::uint64_t seen_by_any(const RowGroup& group, Window columns, std::int64_t start) const;
   bool load_panel(const RowGroup& group, Window columns, std::int64_t start);
-  const float* score(const RowGroup& group, std::int64_t row);
+  const float* score(const RowGroup& group, std::int64_t row, Window part, std::int64_t start);
+
+  static constexpr std::int64_t kFewRows = 2;
 
   const ScoreProblem& problem_;
-  float* queries_;  // [kGroupRows, Hi, D]
-  float* panel_;    // [D, panel_keys]
-  float* scales_;   // [panel_keys]
-  float* scores_;   // [panel_keys]
-  float* zeros_;    // [D]: the row of a key that nobody may read
+  std::int64_t query_floats_;
+  bool few_ = false;  // hardly a row shares the packed keys
+  float* queries_;    // [kGroupRows] packed
+  float* panel_;
+  float* scales_;  // [panel_keys]
+  float* scores_;  // [panel_keys]
+  float* zeros_;   // [D]: the row of a key that nobody may read
 };
 
 // Tasks = groups x chunks of columns, enough of them for every thread, long enough to amortise the decoding.

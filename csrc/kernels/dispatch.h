@@ -18,6 +18,16 @@
 #else
 #define SPARSESPAN_AVX512(table) nullptr
 #endif
+#ifdef SPARSESPAN_HAVE_AVX512_BF16
+#define SPARSESPAN_AVX512_BF16(table) &(table)
+#else
+#define SPARSESPAN_AVX512_BF16(table) nullptr
+#endif
+#ifdef SPARSESPAN_HAVE_AMX
+#define SPARSESPAN_AMX(table, emulated) (amx_emulated() ? &(emulated) : &(table))
+#else
+#define SPARSESPAN_AMX(table, emulated) nullptr
+#endif
 
 namespace sparsespan {
 

@@ -16,6 +16,9 @@ namespace sparsespan {
 extern const ProbeKernels generic_probe_kernels;
 extern const ProbeKernels avx2_probe_kernels;
 extern const ProbeKernels avx512_probe_kernels;
+extern const ProbeKernels avx512_bf16_probe_kernels;
+extern const ProbeKernels amx_probe_kernels;
+extern const ProbeKernels amx_emulated_probe_kernels;
 
 namespace {
 
@@ -27,7 +30,8 @@ const ProbeKernels* probe_of(Isa isa) {
     case Isa::generic: return &generic_probe_kernels;
     case Isa::avx2: return SPARSESPAN_AVX2(avx2_probe_kernels);
     case Isa::avx512: return SPARSESPAN_AVX512(avx512_probe_kernels);
-    case Isa::amx: return nullptr;
+    case Isa::avx512_bf16: return SPARSESPAN_AVX512_BF16(avx512_bf16_probe_kernels);
+    case Isa::amx: return SPARSESPAN_AMX(amx_probe_kernels, amx_emulated_probe_kernels);
   }
   return nullptr;
 }

@@ -17,7 +17,9 @@ struct ProbeKernels {
 };
 
 // Multiplications and additions per second at that very level: 128-bit multiply + add (generic), 256-bit
-// fused (avx2), 512-bit fused (avx512), summed over `threads` threads (0: the default). Refuses a level that cannot run here.
+// fused (avx2), 512-bit fused (avx512), dot products of
+// bfloat16 (avx512_bf16), tiles of them (amx), summed over `threads` threads (0: the default). Refuses a level that
+// cannot run here.
 double probe_flops_per_second(Isa isa, std::int64_t iterations, int threads);
 
 // The same per thread, all of them at once: a benchmark brackets its timings with it, because a core may be slow while

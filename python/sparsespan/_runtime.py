@@ -68,7 +68,7 @@ def set_num_threads(n: int) -> None:
 
 
 def max_isa() -> str:
-    """The cap on the ISA level: ``"generic"``, ``"avx2"``, ``"avx512"`` or ``"amx"``."""
+    """The cap on the ISA level: ``"generic"``, ``"avx2"``, ``"avx512"``, ``"avx512_bf16"`` or ``"amx"``."""
     return _core.max_isa()
 
 
@@ -77,13 +77,13 @@ def set_max_isa(isa: str) -> None:
 
     Parameters
     ----------
-    isa : {"generic", "avx2", "avx512", "amx"}
+    isa : {"generic", "avx2", "avx512", "avx512_bf16", "amx"}
         Ops use the best level up to this one that was built and that the CPU offers (see :func:`build_info`).
 
     Raises
     ------
     ValueError
-        If ``isa`` is none of the four.
+        If ``isa`` is none of the five.
     """
     call(_core.set_max_isa, isa)
 

@@ -53,7 +53,7 @@ def test_isa_cap_by_environment_and_call():
         assert sparsespan.build_info()["isa"] == "generic"
     finally:
         sparsespan.set_max_isa(before)
-    with pytest.raises(ValueError, match=r'isa is "sse9", needs generic, avx2, avx512 or amx'):
+    with pytest.raises(ValueError, match=r'isa is "sse9", needs generic, avx2, avx512, avx512_bf16 or amx'):
         sparsespan.set_max_isa("sse9")
 
 

@@ -9,7 +9,6 @@
 namespace sparsespan {
 
 extern const IndexerKernels avx512_indexer_kernels;
-const IndexerKernels avx512_indexer_kernels = {
-    .panel_keys = kPanelKeys, .decode = decode, .pack = pack, .score = score};
+const IndexerKernels avx512_indexer_kernels = kTable;
 
 }  // namespace sparsespan

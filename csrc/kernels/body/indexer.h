@@ -44,6 +44,10 @@ struct Element {
   }
 };
 
+int64_t query_floats(int64_t heads, int64_t dim) noexcept { return heads * dim; }
+
+int64_t panel_floats(int64_t /*heads*/, int64_t dim) noexcept { return dim * kPanelKeys; }
+
 template <Narrow type>
 void decode_as(const void* row, const float* table, int64_t n, float* out) {
   int64_t i = 0;
@@ -57,6 +61,12 @@ void decode(const void* row, Narrow type, const float* table, int64_t n, float* 
     case Narrow::bfloat16: return decode_as<Narrow::bfloat16>(row, table, n, out);
     case Narrow::e4m3: return decode_as<Narrow::e4m3>(row, table, n, out);
   }
+}
+
+// packed[h][d]
+void pack_query(const void* q, int64_t head_bytes, Narrow type, const float* table, int64_t heads, int64_t dim,
+                bool /*few*/, float* packed) noexcept {
+  for (int64_t h = 0; h < heads; ++h) decode((const char*)q + h * head_bytes, type, table, dim, packed + h * dim);
 }
 
 template <Narrow type>
@@ -77,7 +87,8 @@ void pack_as(const void* const* rows, const float* table, int64_t dim, float* pa
   }
 }
 
-void pack(const void* const* rows, Narrow type, const float* table, int64_t dim, float* panel) noexcept {
+// panel[d][j]
+void pack(const void* const* rows, Narrow type, const float* table, int64_t dim, bool /*few*/, float* panel) noexcept {
   switch (type) {
     case Narrow::float32: return pack_as<Narrow::float32>(rows, table, dim, panel);
     case Narrow::bfloat16: return pack_as<Narrow::bfloat16>(rows, table, dim, panel);
@@ -120,8 +131,9 @@ inline void score_rest(const float* q, const float* weights, int64_t heads, int6
   if constexpr (kHeads > 1) score_rest<kHeads / 2>(q, weights, heads, dim, panel, sum);
 }
 
-void score(const float* q, const float* weights, int64_t heads, int64_t dim, const float* panel, const float* scale,
-           float* scores) noexcept {
+// One chain of multiply-adds over d ascending and one over h ascending.
+void score(const float* q, const float* weights, int64_t heads, int64_t dim, float* panel, bool /*few*/,
+           const float* scale, int /*begin*/, int /*end*/, float* scores) noexcept {
   Vec::Float sum[kTileVecs];
   for (int v = 0; v < kTileVecs; ++v) sum[v] = Vec::zero();
   int64_t h = 0;
@@ -132,5 +144,13 @@ void score(const float* q, const float* weights, int64_t heads, int64_t dim, con
     Vec::store(scores + v * Vec::kLanes, sum[v]);
   }
 }
+
+constexpr sparsespan::IndexerKernels kTable = {.panel_keys = kPanelKeys,
+                                               .decode = decode,
+                                               .query_floats = query_floats,
+                                               .panel_floats = panel_floats,
+                                               .pack_query = pack_query,
+                                               .pack = pack,
+                                               .score = score};
 
 }  // namespace

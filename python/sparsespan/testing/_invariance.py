@@ -24,7 +24,7 @@ def each_isa() -> Iterator[str]:
     True
     """
     before = max_isa()
-    order = ["generic", "avx2", "avx512", "amx"]
+    order = ["generic", "avx2", "avx512", "avx512_bf16", "amx"]
     try:
         for isa in available_isas():
             if order.index(isa) <= order.index(before):
