@@ -8,7 +8,7 @@ from sparsespan._commands._svg import INK, LINE, MUTED, Canvas
 
 WIDTH, HEIGHT = 1180, 760
 LEFT, TOP, RIGHT, BOTTOM = 90, 100, 860, 680
-COLOURS = {"generic": "#94a3b8", "avx2": "#0284c7", "avx512": "#4f46e5", "amx": "#e11d48"}
+COLOURS = {"generic": "#94a3b8", "avx2": "#0284c7", "avx512": "#4f46e5", "avx512_bf16": "#9333ea", "amx": "#e11d48"}
 
 
 class Axes:

@@ -18,7 +18,7 @@ from sparsespan import _core, build_info, num_threads
 from sparsespan._runtime import available_isas, max_isa
 
 FAST = 0.85
-ORDER = ("generic", "avx2", "avx512", "amx")
+ORDER = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 
 
 def cpu_name() -> str:

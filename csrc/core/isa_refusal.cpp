@@ -82,7 +82,7 @@ std::string ask_for_tiles() {
   if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0) return "";
   const int error = errno;
   if (error == ENOSPC) return "Linux refused the tile registers: a thread has a sigaltstack too small to save them";
-  return std::string("Linux refused the tile registers (") + std::strerror(error) + "; it has them since 5.16)";
+  return std::string("Linux refused the tile registers (") + std::strerror(error) + ", it has them since 5.16)";
 }
 
 std::string amx_refusal() {
