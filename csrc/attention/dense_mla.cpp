@@ -51,14 +51,21 @@ class PagedKeys final : public KeySource {
 
   void stage(const Tile& tile, const TileKeys&, std::int64_t first, std::int64_t n, float* k, std::int64_t k_stride,
              float*, std::int64_t) const override {
-    for (std::int64_t j = 0; j < n; ++j) {
-      const std::int64_t position = first + j;
-      const std::int64_t page = table_(tile.request, position / page_size_);
-      rows_.load(page * page_size_ + position % page_size_, k + j * k_stride);
-    }
+    for (std::int64_t j = 0; j < n; ++j) rows_.load(slot(tile, first + j), k + j * k_stride);
+  }
+
+  bool narrow() const override { return rows_.narrow(); }
+
+  void stage_narrow(const Tile& tile, const TileKeys&, std::int64_t first, std::int64_t n, std::uint16_t* k,
+                    std::int64_t k_stride) const override {
+    for (std::int64_t j = 0; j < n; ++j) rows_.load_narrow(slot(tile, first + j), k + j * k_stride);
   }
 
  private:
+  std::int64_t slot(const Tile& tile, std::int64_t position) const {
+    return table_(tile.request, position / page_size_) * page_size_ + position % page_size_;
+  }
+
   const KvRows& rows_;
   IntView<1> lens_;
   IntView<2> table_;

@@ -25,6 +25,7 @@ bool set_limits(const Tile& t, const Room& room, std::int64_t first, std::int64_
 }
 
 void attend_block(const Plan& p, const Tile& t, const Room& room, std::int64_t first, std::int64_t n, State out) {
+  if (p.narrow != nullptr) return attend_narrow(p, t, room, first, n, out);
   const std::int64_t cols = t.rows * t.heads;
   p.job.source->stage(t, room.keys, first, n, room.k, p.k_stride, p.job.shared_values ? nullptr : room.v, p.v_stride);
   const bool limited = set_limits(t, room, first, n);
@@ -76,11 +77,7 @@ void fold(const Plan& p, const Tile& t, const Room& room, std::int64_t begin, st
   merge(p, t, out, right);
 }
 
-void set_empty(const Plan& p, const Tile& t, State s) {
-  std::fill_n(s.m, p.padded, kMinusInf);
-  std::fill_n(s.l, p.padded, 0.0F);
-  std::fill_n(s.o, t.rows * t.heads * p.o_stride, 0.0F);
-}
+void set_empty(const Plan& p, const Tile& t, State s) { set_empty_columns(p, 0, t.rows * t.heads, s); }
 
 void fold_range(const Plan& p, const Tile& t, const Room& room, std::int64_t begin, std::int64_t end, State out) {
   if (begin == end) {
@@ -231,6 +228,8 @@ class Chunks {
   Scratch<std::int64_t> used_;
 };
 
+TileSwitch switch_of(const Plan& p) { return p.narrow == nullptr ? TileSwitch{} : p.narrow->tiles; }
+
 }  // namespace
 
 std::int64_t heads_per_tile(std::int64_t tasks, std::int64_t heads, int threads) {
@@ -249,14 +248,21 @@ void run_attention(const AttentionJob& job) {
   Rooms rooms(p, team);
   if (job.lanes || team == 1 || blocks < 2 || tiles >= 2L * team) {
     parallel_for(tiles, job.threads, [&](std::int64_t i, int slot) {
+      const KernelScope scope(switch_of(p));
       attend_tile(p, job.tiles[static_cast<std::size_t>(i)], rooms[slot]);
     });
     return;
   }
   const auto chunk_blocks = std::bit_ceil(static_cast<std::uint64_t>(ceil_div(tiles * blocks, 2L * team)));
   const Chunks chunks(p, static_cast<std::int64_t>(chunk_blocks));
-  parallel_for(chunks.tasks(), job.threads, [&](std::int64_t i, int slot) { chunks.attend(i, rooms[slot]); });
-  parallel_for(tiles, job.threads, [&](std::int64_t i, int slot) { chunks.finish(i, rooms[slot]); });
+  parallel_for(chunks.tasks(), job.threads, [&](std::int64_t i, int slot) {
+    const KernelScope scope(switch_of(p));
+    chunks.attend(i, rooms[slot]);
+  });
+  parallel_for(tiles, job.threads, [&](std::int64_t i, int slot) {
+    const KernelScope scope;
+    chunks.finish(i, rooms[slot]);
+  });
 }
 
 }  // namespace sparsespan

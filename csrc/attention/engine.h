@@ -45,6 +45,11 @@ class KeySource {
   // Writes keys [first, first + n) as float32 rows; v is null when values are the keys' first columns.
   virtual void stage(const Tile& tile, const TileKeys& keys, std::int64_t first, std::int64_t n, float* k,
                      std::int64_t k_stride, float* v, std::int64_t v_stride) const = 0;
+  // True when every key is bfloat16 (stored so, or decoded so), values being the keys' first columns.
+  virtual bool narrow() const { return false; }
+  // The same keys as bfloat16 rows of which nothing beyond the dimensions is written; only when narrow().
+  virtual void stage_narrow(const Tile& /*tile*/, const TileKeys& /*keys*/, std::int64_t /*first*/, std::int64_t /*n*/,
+                            std::uint16_t* /*k*/, std::int64_t /*k_stride*/) const {}
 };
 
 struct AttentionJob {

@@ -24,6 +24,18 @@ void load_fp8_token(const std::byte* token, float* out, const AttentionKernels& 
   kernels.load_bf16(rope, out + kLatentDim, kRopeDim);
 }
 
+void load_fp8_token(const std::byte* token, std::uint16_t* out, const NarrowAttentionKernels& kernels) {
+  constexpr const KvLayoutInfo& kInfo = layout_info(KvLayout::fp8_656);
+  constexpr const KvField& kScale = kInfo.fields[1];
+  const auto* codes = reinterpret_cast<const std::uint8_t*>(token + kInfo.fields[0].offset);
+  for (int tile = 0; tile < kScale.count; ++tile) {
+    float scale = 0;
+    std::memcpy(&scale, token + kScale.offset + tile * sizeof(float), sizeof(float));
+    kernels.decode_fp8(codes + tile * kScaleTile, scale, out + tile * kScaleTile, kScaleTile);
+  }
+  std::memcpy(out + kLatentDim, token + kInfo.fields[2].offset, kRopeDim * sizeof(std::uint16_t));
+}
+
 }  // namespace
 
 KvRows::KvRows(std::string_view op, std::string_view argument, const Tensor& kv, std::optional<KvLayout> layout,
@@ -62,6 +74,14 @@ void KvRows::load(std::int64_t index, float* out) const {
     kernels.load_bf16(reinterpret_cast<const std::uint16_t*>(row), out, dim_);
   } else {
     std::memcpy(out, row, static_cast<std::size_t>(dim_) * sizeof(float));
+  }
+}
+
+void KvRows::load_narrow(std::int64_t index, std::uint16_t* out) const {
+  if (layout_ == KvLayout::fp8_656) {
+    load_fp8_token(address(index), out, *narrow_kernels_);
+  } else {
+    std::memcpy(out, address(index), static_cast<std::size_t>(dim_) * sizeof(std::uint16_t));
   }
 }
 

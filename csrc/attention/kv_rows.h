@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "core/tensor.h"
+#include "kernels/attention.h"
 #include "quant/layout.h"
 
 namespace sparsespan {
@@ -19,6 +20,10 @@ class KvRows {
   std::int64_t size() const { return size_; }  // indices run over [0, size)
   // Writes the `dim` values of row `index`, which must be in range.
   void load(std::int64_t index, float* out) const;
+  // True when rows are bfloat16, or decode to it.
+  bool narrow() const { return narrow_ || layout_ == KvLayout::fp8_656; }
+  // The same as bfloat16, when narrow() and this level has the kernels for it.
+  void load_narrow(std::int64_t index, std::uint16_t* out) const;
   void prefetch(std::int64_t index) const;
 
  private:
@@ -30,6 +35,7 @@ class KvRows {
   const std::byte* packed_ = nullptr;
   std::int64_t row_bytes_ = 0;
   bool narrow_ = false;  // bfloat16 rows
+  const NarrowAttentionKernels* narrow_kernels_ = narrow_attention_kernels();
   std::int64_t dim_ = 0;
   std::int64_t size_ = 0;
 };

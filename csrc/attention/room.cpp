@@ -18,6 +18,9 @@ std::int64_t odd_lines(std::int64_t floats) {
   return (round_up(floats, kAlignFloats) / kAlignFloats | 1) * kAlignFloats;
 }
 
+constexpr std::int64_t kNarrowDims = 32;  // narrow rows are padded to whole vectors
+constexpr std::int64_t kNarrowCols = 16;  // narrow queries are packed so many together
+
 constexpr int kLaneStates = 4;  // lane tree: one per level beside the result
 
 std::int64_t num_states(const Plan& p) { return p.depth + 1 + (p.job.lanes ? kLaneStates : 0); }
@@ -45,6 +48,10 @@ Plan make_plan(const AttentionJob& job) {
   p.k_stride = odd_lines(std::max(job.dim, job.d_v));
   p.v_stride = job.shared_values ? p.k_stride : odd_lines(job.d_v);
   p.o_stride = round_up(job.d_v, kAlignFloats);
+  if (job.shared_values && job.q.dtype == DType::bfloat16 && job.source->narrow()) {
+    p.narrow = narrow_attention_kernels();
+    p.narrow_stride = round_up(job.dim, kNarrowDims);
+  }
   const auto blocks = static_cast<std::uint64_t>(std::max<std::int64_t>(1, ceil_div(job.max_keys, kBlockKeys)));
   p.depth = std::bit_width(blocks - 1);
   return p;
@@ -54,10 +61,30 @@ State carve_state(const Plan& p, float* at) { return {at, at + p.padded, at + 2 
 
 State Room::state(const Plan& p, int i) const { return carve_state(p, states + i * p.state_floats()); }
 
+namespace {
+
+// Floats for so many 16-bit values.
+std::int64_t halves(std::int64_t n) { return round_up(ceil_div(n, 2), kAlignFloats); }
+
+std::int64_t narrow_query_halves(const Plan& p) {
+  // Rows are padded apart from each other: a tile of few heads has more of it than columns.
+  return p.max_rows * round_up(ceil_div(p.cols, p.max_rows), kNarrowCols) * p.narrow_stride;
+}
+
+std::int64_t operand_floats(const Plan& p) {
+  if (p.narrow == nullptr) {
+    return round_up(p.padded * p.job.dim, kAlignFloats) +
+           kBlockKeys * (p.k_stride + (p.job.shared_values ? 0 : p.v_stride));
+  }
+  return halves(narrow_query_halves(p)) + halves(kBlockKeys * p.narrow_stride) +
+         halves(kBlockKeys * round_up(p.job.d_v, kAlignFloats)) + halves(kBlockKeys * kGroup) +
+         halves(kNarrowCols * p.narrow_stride);
+}
+
+}  // namespace
+
 std::int64_t room_floats(const Plan& p) {
-  const std::int64_t staged = kBlockKeys * (p.k_stride + (p.job.shared_values ? 0 : p.v_stride));
-  return round_up(round_up(p.padded * p.job.dim, kAlignFloats) + staged + kBlockKeys * kGroup + p.padded +
-                      row_floats(p) + num_states(p) * p.state_floats(),
+  return round_up(operand_floats(p) + kBlockKeys * kGroup + p.padded + row_floats(p) + num_states(p) * p.state_floats(),
                   kAlignFloats);
 }
 
@@ -66,18 +93,30 @@ std::int64_t room_ints(const Plan& p) { return round_up(p.job.list_capacity + p.
 Room carve_room(const Plan& p, float* at, std::int64_t* ints) {
   Room r{};
   const auto take = [&at](std::int64_t n) { return std::exchange(at, at + n); };
-  r.q = take(round_up(p.padded * p.job.dim, kAlignFloats));
-  r.k = take(kBlockKeys * p.k_stride);
-  r.v = p.job.shared_values ? r.k : take(kBlockKeys * p.v_stride);
+  const auto take_halves = [&](std::int64_t n) { return reinterpret_cast<std::uint16_t*>(take(halves(n))); };
+  if (p.narrow == nullptr) {
+    r.q = take(round_up(p.padded * p.job.dim, kAlignFloats));
+    r.k = take(kBlockKeys * p.k_stride);
+    r.v = p.job.shared_values ? r.k : take(kBlockKeys * p.v_stride);
+    // Kernels may read a staged row up to its stride; what stands there reaches no result but should cost nothing.
+    std::memset(r.k, 0, static_cast<std::size_t>(kBlockKeys * p.k_stride) * sizeof(float));
+    std::memset(r.v, 0, static_cast<std::size_t>(kBlockKeys * p.v_stride) * sizeof(float));
+  } else {
+    r.narrow_q = take_halves(narrow_query_halves(p));
+    r.narrow_k = take_halves(kBlockKeys * p.narrow_stride);
+    r.narrow_v = take_halves(kBlockKeys * round_up(p.job.d_v, kAlignFloats));
+    r.narrow_p = take_halves(kBlockKeys * kGroup);
+    r.narrow_rows = take_halves(kNarrowCols * p.narrow_stride);
+    // Beyond the dimensions keys and queries are zero; staging never writes there.
+    std::fill_n(r.narrow_k, kBlockKeys * p.narrow_stride, std::uint16_t{0});
+    std::fill_n(r.narrow_rows, kNarrowCols * p.narrow_stride, std::uint16_t{0});
+  }
   r.s = take(kBlockKeys * kGroup);
   r.limits = take(p.padded);
   r.row = take(row_floats(p));
   r.states = at;
   r.keys.list = ints;
   r.keys.limits = ints + p.job.list_capacity;
-  // Kernels may read a staged row up to its stride; what stands there reaches no result but should cost nothing.
-  std::memset(r.k, 0, static_cast<std::size_t>(kBlockKeys * p.k_stride) * sizeof(float));
-  std::memset(r.v, 0, static_cast<std::size_t>(kBlockKeys * p.v_stride) * sizeof(float));
   return r;
 }
 
@@ -85,7 +124,69 @@ std::int64_t row_id(const AttentionJob& job, const Tile& t, std::int64_t i) {
   return job.order == nullptr ? t.first + i : job.order[t.first + i];
 }
 
+namespace {
+
+void pack_narrow_queries(const Plan& p, const Tile& t, const Room& room) {
+  const Tensor& q = p.job.q;
+  const Tensor& pe = p.job.q_pe;
+  std::uint16_t* to = room.narrow_q;
+  for (std::int64_t i = 0; i < t.rows; ++i) {
+    const std::int64_t row = row_id(p.job, t, i);
+    for (std::int64_t h = 0; h < t.heads; h += kNarrowCols, to += kNarrowCols * p.narrow_stride) {
+      const std::int64_t count = std::min(kNarrowCols, t.heads - h);
+      for (std::int64_t j = 0; j < count; ++j) {
+        std::uint16_t* at = room.narrow_rows + j * p.narrow_stride;
+        std::copy_n(q.as<const std::uint16_t, 3>().row(row, t.head + h + j), q.shape[2], at);
+        if (pe) std::copy_n(pe.as<const std::uint16_t, 3>().row(row, t.head + h + j), pe.shape[2], at + q.shape[2]);
+      }
+      p.narrow->pack_queries(room.narrow_rows, p.narrow_stride, to);  // columns beyond count: whatever was there
+    }
+  }
+}
+
+}  // namespace
+
+void set_empty_columns(const Plan& p, std::int64_t begin, std::int64_t end, State s) {
+  std::fill(s.m + begin, s.m + end, kMinusInf);
+  std::fill(s.l + begin, s.l + end, 0.0F);
+  std::fill(s.o + begin * p.o_stride, s.o + end * p.o_stride, 0.0F);
+}
+
+void attend_narrow(const Plan& p, const Tile& t, const Room& room, std::int64_t first, std::int64_t n, State out) {
+  p.job.source->stage_narrow(t, room.keys, first, n, room.narrow_k, p.narrow_stride);
+  std::fill(room.narrow_k + n * p.narrow_stride, room.narrow_k + round_up(n, 32) * p.narrow_stride, std::uint16_t{0});
+  std::int64_t packed = -1;
+  for (std::int64_t i = 0; i < t.rows; ++i) {
+    const std::int64_t seen = std::clamp<std::int64_t>(room.keys.limits[i] - first, 0, n);
+    if (seen == 0) {
+      set_empty_columns(p, i * t.heads, (i + 1) * t.heads, out);
+      continue;
+    }
+    if (seen != packed) p.narrow->pack_values(room.narrow_k, p.narrow_stride, seen, p.job.d_v, room.narrow_v);
+    packed = seen;
+    const std::uint16_t* q = room.narrow_q + i * round_up(t.heads, kNarrowCols) * p.narrow_stride;
+    for (std::int64_t h = 0; h < t.heads; h += kGroup) {
+      const std::int64_t c = i * t.heads + h;
+      p.narrow->attend({.q = q + h * p.narrow_stride,
+                        .k = room.narrow_k,
+                        .v = room.narrow_v,
+                        .k_stride = p.narrow_stride,
+                        .cols = std::min(kGroup, t.heads - h),
+                        .d_v = p.job.d_v,
+                        .n = seen,
+                        .sm_scale = p.job.sm_scale,
+                        .s = room.s,
+                        .p = room.narrow_p,
+                        .m = out.m + c,
+                        .l = out.l + c,
+                        .o = out.o + c * p.o_stride,
+                        .o_stride = p.o_stride});
+    }
+  }
+}
+
 void pack_queries(const Plan& p, const Tile& t, const Room& room) {
+  if (p.narrow != nullptr) return pack_narrow_queries(p, t, room);
   const std::int64_t panel = p.kernels.panel;
   const std::int64_t cols = t.rows * t.heads;
   const std::int64_t dim = p.job.dim;

@@ -27,6 +27,16 @@ class ListedRows final : public KeySource {
     }
   }
 
+  bool narrow() const override { return rows_.narrow(); }
+
+  void stage_narrow(const Tile&, const TileKeys& keys, std::int64_t first, std::int64_t n, std::uint16_t* k,
+                    std::int64_t k_stride) const override {
+    for (std::int64_t j = 0; j < n; ++j) {
+      if (j + kPrefetchRows < n) rows_.prefetch(keys.list[first + j + kPrefetchRows]);
+      rows_.load_narrow(keys.list[first + j], k + j * k_stride);
+    }
+  }
+
  private:
   const KvRows& rows_;
   const IndexLists& lists_;

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "kernels/scope.h"
+
 namespace sparsespan {
 
 // A block of n keys against a set of columns. "Padded" columns are rounded up to the table's `panel`.
@@ -62,5 +64,40 @@ struct AttentionKernels {
 };
 
 const AttentionKernels& attention_kernels();
+
+// The same from products of bfloat16, for queries, keys and values that are bfloat16 anyway and values that are the
+// keys' first columns. The weights exp(score - m) are rounded to bfloat16 before they multiply values; l sums them
+// unrounded. Columns come in groups of 64 at most, keys in blocks of 256.
+struct NarrowBlock {
+  const std::uint16_t* q;  // pack_queries of 16 columns each
+  const std::uint16_t* k;  // [n rounded up to 32][k_stride], zero beyond the dimensions and beyond n
+  const std::uint16_t* v;  // pack_values of the same n
+  std::int64_t k_stride;   // a multiple of 32
+  std::int64_t cols;
+  std::int64_t d_v;
+  std::int64_t n;
+  float sm_scale;
+  float* s;          // scratch [256][64]
+  std::uint16_t* p;  // scratch [64][256]
+  float* m;          // [cols] out, as in AttendBlock
+  float* l;
+  float* o;  // [cols][o_stride] out
+  std::int64_t o_stride;
+};
+
+struct NarrowAttentionKernels {
+  // rows: [16][stride], zero beyond the dimensions. out: 16 * stride values.
+  void (*pack_queries)(const std::uint16_t* rows, std::int64_t stride, std::uint16_t* out) noexcept;
+  // k as in NarrowBlock; keys from n on count as zero. out: 256 values for each of d_v rounded up to 16.
+  void (*pack_values)(const std::uint16_t* k, std::int64_t stride, std::int64_t n, std::int64_t d_v,
+                      std::uint16_t* out) noexcept;
+  // n e4m3 codes * scale, rounded to bfloat16 (nearest even); n a multiple of 16.
+  void (*decode_fp8)(const std::uint8_t* in, float scale, std::uint16_t* out, std::int64_t n) noexcept;
+  void (*attend)(const NarrowBlock&) noexcept;
+  TileSwitch tiles = {};  // to be held on (KernelScope) around attend
+};
+
+// Null at levels without such products.
+const NarrowAttentionKernels* narrow_attention_kernels();
 
 }  // namespace sparsespan

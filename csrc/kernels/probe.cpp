@@ -8,8 +8,8 @@
 
 #include "core/check.h"
 #include "core/parallel.h"
-#include "kernels/dispatch.h"
 #include "core/scratch.h"
+#include "kernels/dispatch.h"
 
 namespace sparsespan {
 

@@ -1,0 +1,22 @@
+#include "kernels/attention.h"
+
+#include "kernels/simd/vec_avx512.h"
+
+#include "kernels/simd/decode_avx512.h"
+
+#include "kernels/simd/halves_avx512.h"
+
+#include "kernels/simd/tiles_emulated.h"
+
+#include "kernels/body/attention_narrow_layout.h"
+
+#include "kernels/body/attention_tiles.h"
+
+#include "kernels/body/attention_narrow.h"
+
+namespace sparsespan {
+
+extern const NarrowAttentionKernels amx_emulated_attention_kernels;
+const NarrowAttentionKernels amx_emulated_attention_kernels = kTable;
+
+}  // namespace sparsespan
