@@ -66,7 +66,8 @@ def mqa_logits(
     Notes
     -----
     ``out[t, s] = (sum_h relu(q[t, h] . k[s]) * weights[t, h]) * k_scale[s]``, dot products and sums in float32, ``d``
-    and ``h`` ascending. NaN stays NaN through the relu. Source: DeepSeek-V3.2 ``fp8_index``, DeepGEMM
+    and ``h`` ascending (in a fixed tree at the level ``amx``). NaN stays NaN through the relu. From the level ``avx2``
+    upwards float32 subnormals count as zero inside the op. Source: DeepSeek-V3.2 ``fp8_index``, DeepGEMM
     ``fp8_mqa_logits``; reference: :func:`sparsespan.reference.indexer.mqa_logits`.
 
     Examples

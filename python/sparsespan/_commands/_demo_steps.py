@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import attention, indexer, quant, transform
+from .._runtime import build_info
 from ..reference import attention as ref_attention
 from ..reference import indexer as ref_indexer
 from ..testing import compare_attn, compare_topk
@@ -189,12 +190,13 @@ class Demo:
         packed = np.arange(len(used), dtype=np.int32)[None, :]
         want = ref_attention.sparse_mla(q_row, kv_rows, packed, self.model.sm_scale)[:2]
         got = (result[0][row], result[1][row])
+        out_abs = _out_abs(kv_rows)
         self._hold(
             phase,
             "sparse_mla",
-            "out abs 8e-4 or rel 3.01/128, lse rel 2.01/65536",
+            f"out abs {out_abs:.2g} or rel 3.01/128, lse rel 2.01/65536",
             float(np.abs(np.asarray(got[0], np.float64) - want[0]).max()),
-            lambda: compare_attn(got, want),
+            lambda: compare_attn(got, want, out_abs=out_abs),
         )
 
     def _hold(self, phase: str, op: str, bound: str, error: float, compare: Callable[[], None]) -> None:
@@ -206,6 +208,16 @@ class Demo:
             print(f"{phase} {op}: {failure}", file=sys.stderr)
             passed = False
         self.meter.line(phase, op).check(error, bound, passed)
+
+
+def _out_abs(kv_rows: np.ndarray) -> float:
+    """FlashMLA's bound on out; at levels that round the weights to bfloat16 their share of values of this size.
+
+    Rounding moves a weight by 2^-9 of itself at most, so an output by 2^-9 of the weighted mean of |v|. Twice the plain
+    mean leaves room for outputs whose keys are larger than most.
+    """
+    narrow = build_info()["isa"].startswith(("avx512_bf16", "amx"))
+    return max(8e-4, 2.0**-8 * float(np.abs(kv_rows[:, :512].astype(np.float64)).mean())) if narrow else 8e-4
 
 
 def _edge_gap(selected: np.ndarray, logits: np.ndarray) -> float:

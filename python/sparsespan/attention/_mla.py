@@ -103,6 +103,11 @@ def sparse_mla(
     ``flash_mla_with_kvcache`` (which mark an empty row's lse with +inf); reference:
     :func:`sparsespan.reference.attention.sparse_mla`.
 
+    At the levels ``avx512_bf16`` and ``amx``, with bfloat16 queries and keys that are bfloat16 or fp8, products are
+    those of bfloat16 with float32 sums, and the weights ``exp(s_j - max)`` are rounded to bfloat16 before they
+    multiply values (lse sums them unrounded): an output moves by up to 2^-9 of the weighted mean of ``|v|``. From
+    ``avx2`` upwards float32 subnormals count as zero inside the op.
+
     Examples
     --------
     >>> import numpy as np
