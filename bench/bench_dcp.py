@@ -67,6 +67,7 @@ def _ratio(rows: int, interleave: int, kv_layout: str, lanes: bool, repeats: int
         "ours_ms": median["share"] * 1e3, "peer": "1.15 x share x one + empty", "peer_ms": bound * 1e3,
         "ratio": bound / median["share"], "share": share, "one_rank_ms": median["one"] * 1e3,
         "empty_ms": median["empty"] * 1e3,
+        "words": f"share {share:.4f}, one rank {median['one'] * 1e3:.2f} ms, empty {median['empty'] * 1e3:.3f} ms",
     }  # fmt: skip
 
 
