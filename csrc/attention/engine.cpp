@@ -90,9 +90,13 @@ void fold_range(const Plan& p, const Tile& t, const Room& room, std::int64_t beg
 // (m, l, o) -> (m, lse, out).
 void normalise(const Plan& p, const Tile& t, State s) {
   for (std::int64_t c = 0; c < t.rows * t.heads; ++c) {
-    const float inverse = s.l[c] == 0.0F ? 0.0F : 1.0F / s.l[c];
     float* o = s.o + c * p.o_stride;
-    for (std::int64_t d = 0; d < p.o_stride; ++d) o[d] = s.l[c] == 0.0F ? 0.0F : o[d] * inverse;
+    if (s.l[c] == 0.0F) {
+      std::fill_n(o, p.o_stride, 0.0F);
+    } else {
+      const float inverse = 1.0F / s.l[c];
+      for (std::int64_t d = 0; d < p.o_stride; ++d) o[d] *= inverse;
+    }
     s.l[c] = lse_of(s.m[c], s.l[c]);
   }
 }
@@ -145,9 +149,24 @@ void write_tile(const Plan& p, const Tile& t, const Room& room, State s) {
   }
 }
 
+// A tile without keys takes the time of its zeros.
+void write_empty(const Plan& p, const Tile& t) {
+  const AttentionJob& job = p.job;
+  for (std::int64_t c = 0; c < t.rows * t.heads; ++c) {
+    const std::int64_t row = row_id(job, t, c / t.heads);
+    const std::int64_t head = t.head + c % t.heads;
+    with_float_type(job.out.dtype, [&]<class T>(T) {
+      if constexpr (!std::is_same_v<T, Float8E4M3>) std::fill_n(job.out.as<T, 3>().row(row, head), job.d_v, T{});
+    });
+    job.lse.as<float, 2>()(row, head) = kMinusInf;
+    if (job.max_logits) job.max_logits.as<float, 2>()(row, head) = kMinusInf;
+  }
+}
+
 void attend_tile(const Plan& p, const Tile& t, Room& room) {
   const State out = room.state(p, p.depth);
   p.job.source->open(t, room.keys);
+  if (room.keys.count == 0) return write_empty(p, t);
   pack_queries(p, t, room);
   if (!p.job.lanes) {
     fold_range(p, t, room, 0, room.keys.count, out);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "core/convert.h"
 #include "core/scratch.h"
 
 namespace sparsespan {
@@ -25,14 +26,39 @@ constexpr int kLaneStates = 4;  // lane tree: one per level beside the result
 
 std::int64_t num_states(const Plan& p) { return p.depth + 1 + (p.job.lanes ? kLaneStates : 0); }
 
-std::int64_t row_floats(const Plan& p) { return round_up(std::max(p.job.dim, p.o_stride), kAlignFloats); }
+// One output row.
+std::int64_t row_floats(const Plan& p) { return round_up(p.o_stride, kAlignFloats); }
 
-void load_row(const Tensor& q, std::int64_t row, std::int64_t head, float* out, const AttentionKernels& kernels) {
-  const std::int64_t offset = row * q.strides[0] + head * q.strides[1];
-  if (q.dtype == DType::bfloat16) {
-    kernels.load_bf16(static_cast<const std::uint16_t*>(q.data) + offset, out, q.shape[2]);
-  } else {
-    std::copy_n(static_cast<const float*>(q.data) + offset, q.shape[2], out);
+// The columns [first, last) of one panel: q[row][head][d] to to[d * panel + column], a strip of d at a time so that the
+// cache lines it is scattered over stay in L1 until all columns have been there.
+template <class T>
+void pack_panel(const Plan& p, const Tile& t, const Tensor& q, std::int64_t first, std::int64_t last, float* to) {
+  constexpr std::int64_t kStrip = 16;
+  const std::int64_t panel = p.kernels.panel;
+  const auto view = q.as<const T, 3>();
+  const T* rows[kGroup];
+  for (std::int64_t c = first; c < last; ++c) {
+    rows[c - first] = view.row(row_id(p.job, t, c / t.heads), t.head + c % t.heads);
+  }
+  for (std::int64_t d = 0; d < view.shape[2]; d += kStrip) {
+    const std::int64_t n = std::min(kStrip, view.shape[2] - d);
+    for (std::int64_t j = 0; j < last - first; ++j) {
+      float strip[kStrip];
+      row_to_float(rows[j] + d, strip, n);
+      for (std::int64_t i = 0; i < n; ++i) to[(d + i) * panel + j] = strip[i];
+    }
+  }
+}
+
+void pack_part(const Plan& p, const Tile& t, const Tensor& q, float* to) {
+  const std::int64_t panel = p.kernels.panel;
+  const std::int64_t cols = t.rows * t.heads;
+  for (std::int64_t c = 0; c < cols; c += panel, to += panel * p.job.dim) {
+    if (q.dtype == DType::bfloat16) {
+      pack_panel<BFloat16>(p, t, q, c, std::min(cols, c + panel), to);
+    } else {
+      pack_panel<float>(p, t, q, c, std::min(cols, c + panel), to);
+    }
   }
 }
 
@@ -194,14 +220,8 @@ void pack_queries(const Plan& p, const Tile& t, const Room& room) {
     float* last = room.q + cols / panel * panel * dim;
     std::fill(last, last + panel * dim, 0.0F);
   }
-  for (std::int64_t c = 0; c < cols; ++c) {
-    const std::int64_t row = row_id(p.job, t, c / t.heads);
-    const std::int64_t head = t.head + c % t.heads;
-    load_row(p.job.q, row, head, room.row, p.kernels);
-    if (p.job.q_pe) load_row(p.job.q_pe, row, head, room.row + p.job.q.shape[2], p.kernels);
-    float* to = room.q + c / panel * panel * dim + c % panel;
-    for (std::int64_t d = 0; d < dim; ++d) to[d * panel] = room.row[d];
-  }
+  pack_part(p, t, p.job.q, room.q);
+  if (p.job.q_pe) pack_part(p, t, p.job.q_pe, room.q + p.job.q.shape[2] * panel);
 }
 
 }  // namespace sparsespan

@@ -36,7 +36,7 @@ struct Room {
   float* v;       // [256][v_stride], or k
   float* s;       // [256][kGroup]
   float* limits;  // [padded]
-  float* row;     // one query or output row
+  float* row;     // one output row
   float* states;  // depth + 1, or with lanes 2 * 4 more
   // Of narrow products, instead of q, k and v.
   std::uint16_t* narrow_q;     // [row][16 heads] packed
