@@ -3,7 +3,7 @@
 import numpy as np
 
 from sparsespan import cp, models
-from sparsespan.pipeline import StageProgram
+from sparsespan.pipeline import LayerShard, StageProgram
 
 HIDDEN, LAYERS, SHARED, TOPK, PAGE = 32, 5, 3, 24, 16
 DIMS = models.layer_dims("v3.2", hidden=HIDDEN, heads=2, q_lora=16, index_heads=4, topk=TOPK)
@@ -57,17 +57,33 @@ def plain_decode(firsts):
     return out
 
 
-def program(splits, stage):
+SERIES = {"o_proj": "o", "q_b_proj": "q_b"}
+
+
+def sharded(built, comm, prefetch):
+    """o_proj and q_b_proj of the layers, each kept by one rank of the stage; the layers keep nothing of them."""
+    weights = {name: {x.index: getattr(x.weights, part).weight for x in built} for name, part in SERIES.items()}
+    shard = LayerShard(weights, comm, prefetch)
+    for layer in built:
+        for part in SERIES.values():
+            setattr(layer.weights, part, None)
+    return shard
+
+
+def program(splits, stage, prefetch=None):
     """The layers of one stage; caches by slot for decode, one set for prefill."""
     layers = range(sum(splits[: stage.index]), sum(splits[: stage.index + 1]))
     built = stack(layers)
+    shard = None if prefetch is None else sharded(built, stage.comm, prefetch)
 
     def forward(x):
         hidden, indices = x.hidden, x.indices
         key = (x.batch.kind, x.batch.request)
         keys = x.state.setdefault(key, caches(layers, requests=x.plan.num_requests))
         for layer in built:
-            with x.layer(layer.index):
+            with x.layer(layer.index) as weights:
+                for name, part in SERIES.items() if shard is not None else ():
+                    setattr(layer.weights, part, models.Linear(weights[name]))
                 if x.batch.kind == "prefill":
                     hidden, indices = layer.prefill(hidden, x.plan, keys, x.comm, indices=indices)
                 else:
@@ -75,7 +91,7 @@ def program(splits, stage):
                     hidden, indices = layer.decode(hidden, lens, keys, indices=indices)
         return hidden, indices
 
-    return StageProgram(forward, HIDDEN, "float32", embed=embed, sample=sample, state=dict, topk=TOPK)
+    return StageProgram(forward, HIDDEN, "float32", embed=embed, sample=sample, state=dict, topk=TOPK, shard=shard)
 
 
 def options(splits):

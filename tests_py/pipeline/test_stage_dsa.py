@@ -52,6 +52,35 @@ def test_prefill_has_the_bits_of_one_rank(pp, ranks, splits, scheme, expected):
         assert got.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize(("splits", "prefetch"), [([3, 2], 0), ([5], 1), ([5], 3)])
+def test_with_weights_kept_by_one_rank_of_the_stage(splits, prefetch, expected):
+    pp, ranks = len(splits), 2
+
+    def rank(comm):
+        stage = Stage(comm, pp=pp, cp=ranks)
+        program = dsa.program(splits, stage, prefetch)
+        stage.comm.reset_trace()
+        run = run_pipeline(
+            stage, program, chunked_prefill(pp, dsa.CHUNKS), {0: dsa.TOKENS}, collect="all", trace=True,
+            **dsa.options(splits),
+        )  # fmt: skip
+        return run, stage.comm.trace()["broadcast"], program.shard
+
+    ends = run_ranks(pp * ranks, rank, threads_per_rank=1, timeout=30)
+    got = [ends[-1][0].rows[mb] for mb in range(len(dsa.CHUNKS))]
+    assert np.concatenate(got).tobytes() == expected.tobytes()
+    each = sum(getattr(dsa.stack([0])[0].weights, part).weight.nbytes for part in dsa.SERIES.values())
+    for r, (_, broadcasts, shard) in enumerate(ends):
+        owned = sum(i % ranks == r % ranks for i in shard.layers)
+        assert shard.nbytes == (owned + prefetch + 1) * each
+        assert broadcasts["bytes"] == len(dsa.CHUNKS) * (len(shard.layers) - owned) * each
+    trace = Trace.from_json(ends[0][0].trace.to_json())
+    assert sum(a.name == "prefetch" for a in trace.arrows) == len(dsa.CHUNKS) * dsa.LAYERS
+    assert {s.name for s in trace.samples} == {"bytes in flight", "prefetched bytes in flight"} - (
+        {"bytes in flight"} if pp == 1 else set()
+    )
+
+
 @pytest.mark.parametrize(("pp", "ranks", "splits"), [(2, 2, [3, 2]), (3, 1, [1, 2, 2])])
 def test_decode_has_the_tokens_of_one_rank(pp, ranks, splits):
     firsts = {slot: np.array([slot + 1, 2 * slot + 9]) for slot in range(pp + 1)}

@@ -108,20 +108,22 @@ def to_svg(run: Simulation | Trace, *, width: int = 1200, row: int = 24) -> str:
     ]
     for rank in range(ranks):
         out.append(f'<text x="4" y="{page.pitch * rank + row / 2 + 4:.1f}">rank {rank}</text>')
-    for span, track in zip(trace.spans, page.track, strict=True):
+    for span, track, depth in zip(trace.spans, page.track, trace.depths(), strict=True):
         x, w = page.left + (span.start - zero) * page.scale, (span.end - span.start) * page.scale
         if w <= 0:
             continue
-        y = page.pitch * span.rank + page.top[span.lane, track]
+        y, height = page.pitch * span.rank + page.top[span.lane, track], page.height[span.lane, track]
+        if depth > 0:  # a strip at the foot of what holds it
+            y, height = y + height - row // 4, row // 4
         colour = _LANE_COLOURS.get(span.lane) or _COLOURS.get(span.args.get("kind", ""), "#bbbbbb")
         # A rank's further stages are paler than its first.
         pale = ' fill-opacity="0.6"' if stages > ranks and span.args.get("stage", 0) >= ranks else ""
         title = escape(f"{span.name}: {span.start - zero:g} .. {span.end - zero:g}")
         out.append(
-            f'<rect x="{x:.2f}" y="{y}" width="{w:.2f}" height="{page.height[span.lane, track]}" fill="{colour}" '
+            f'<rect x="{x:.2f}" y="{y}" width="{w:.2f}" height="{height}" fill="{colour}" '
             f'stroke="#fff" stroke-width="0.5"{pale}><title>{title}</title></rect>'
         )
-        label = _label(span) if span.lane == "compute" else ""
+        label = _label(span) if span.lane == "compute" and depth == 0 else ""
         if label and w > 6 * len(label):
             out.append(
                 f'<text x="{x + w / 2:.2f}" y="{y + row / 2 + 4:.1f}" text-anchor="middle">{escape(label)}</text>'

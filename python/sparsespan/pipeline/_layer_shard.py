@@ -114,11 +114,20 @@ class LayerShard:
         """The rank that keeps a layer: ``layer mod G``."""
         return layer % self._comm.size
 
+    def keeps(self, layer: int) -> bool:
+        """Whether this rank is the owner."""
+        return self.owner(layer) == self._comm.rank
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of one layer, all series together."""
+        return sum(s.dtype.itemsize * int(np.prod(s.shape)) for s in self._shards)
+
     @property
     def nbytes(self) -> int:
         """Bytes that this rank holds: its own layers and the windows (counted)."""
         own = sum(a.nbytes for s in self._shards for a in s.arrays.values())
-        return own + sum(s.dtype.itemsize * int(np.prod(s.shape)) * self.windows for s in self._shards)
+        return own + self.layer_bytes * self.windows
 
     @property
     def expected(self) -> int:

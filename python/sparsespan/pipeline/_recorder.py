@@ -44,15 +44,19 @@ class Recorder:
         """Around reach and wait: the fetch of the layer that is used now began when an earlier layer was reached."""
         order, start = shard.layers, time.monotonic()
         ahead = order[(layer - order[0] + shard.prefetch) % len(order)]
-        if ahead != layer:
-            begun = self._reached.pop(layer, start)
-        else:
-            begun = start
+        begun = start if ahead == layer else self._reached.pop(layer, start)
         self._reached[ahead] = start
         fetch = f"{self.rank}.{next(self._fetches)}"
         yield fetch
-        if shard.owner(layer) != shard._comm.rank:
-            self.add("prefetch", f"fetch {layer}", begun, time.monotonic(), fetch=fetch)
+        if not shard.keeps(layer):
+            end = time.monotonic()
+            self.add("prefetch", f"fetch {layer}", begun, end, fetch=fetch, bytes=shard.layer_bytes)
+
+    def collectives(self, comm: Communicator, since: float, without: str) -> None:
+        """What the stage's own ranks exchanged meanwhile."""
+        for e in comm.timeline():
+            if e["start"] >= since and e["op"] != without:
+                self.add("comm", e["op"], e["start"], e["end"], bytes=e["bytes"])
 
 
 def _arrows(spans: list[TraceSpan]) -> list[Arrow]:
@@ -71,15 +75,19 @@ def _arrows(spans: list[TraceSpan]) -> list[Arrow]:
 
 
 def as_trace(spans: list[TraceSpan]) -> Trace:
-    """Spans of all ranks with their arrows, and the bytes that are on their way."""
+    """Spans of all ranks with their arrows, and the bytes that are on their way: sent, or fetched ahead."""
     trace = Trace(spans, _arrows(spans))
-    steps: list[tuple[float, int, float]] = []
+    sent: list[tuple[float, int, float]] = []
+    fetched: list[tuple[float, int, float]] = []
     for arrow in trace.arrows:
+        source = spans[arrow.source]
+        nbytes = float(source.args["bytes"])
         if arrow.name == "message":
-            source, target = spans[arrow.source], spans[arrow.target]
-            nbytes = float(source.args["bytes"])
-            steps += [(source.start, source.rank, nbytes), (max(source.start, target.end), source.rank, -nbytes)]
-    trace.samples = running("bytes in flight", steps)
+            end = max(source.start, spans[arrow.target].end)
+            sent += [(source.start, source.rank, nbytes), (end, source.rank, -nbytes)]
+        else:
+            fetched += [(source.start, source.rank, nbytes), (source.end, source.rank, -nbytes)]
+    trace.samples = running("bytes in flight", sent) + running("prefetched bytes in flight", fetched)
     return trace
 
 

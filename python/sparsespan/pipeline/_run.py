@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -161,6 +162,7 @@ def run_pipeline(
     _agree(stage, schedule, batches, program, words)
     run = Run(stage, program, schedule, batches, collect)
     run.inputs = inputs or {}
+    begun = time.monotonic()
     run.poll()
     for action in run.actions:
         run.do(action)
@@ -168,6 +170,8 @@ def run_pipeline(
     run.mail.outbox.flush()
     run.result.peak_bytes = run.meter.peak
     if trace:
+        # The broadcasts of a layer shard are in the prefetch lane.
+        run.recorder.collectives(stage.comm, begun, "broadcast" if program.shard is not None else "")
         run.result.trace = gather_trace(stage.world, run.recorder.spans)
     return run.result
 

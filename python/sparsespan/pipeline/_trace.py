@@ -140,6 +140,20 @@ class Trace:
             rows[track[i]].append(span.end)
         return track
 
+    def depths(self) -> list[int]:
+        """For each span how many hold it on its track."""
+        track = self.tracks()
+        stacks: dict[tuple[int, str, int], list[float]] = {}
+        depth = [0] * len(self.spans)
+        for i in sorted(range(len(self.spans)), key=lambda i: (self.spans[i].start, -self.spans[i].end)):
+            span = self.spans[i]
+            ends = stacks.setdefault((span.rank, span.lane, track[i]), [])
+            while ends and ends[-1] <= span.start:
+                ends.pop()
+            depth[i] = len(ends)
+            ends.append(span.end)
+        return depth
+
     # ---- Chrome / Perfetto JSON ----------------------------------------------------------------------------------
 
     def to_json(self, *, unit_us: float = 1e6) -> str:
