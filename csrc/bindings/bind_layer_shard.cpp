@@ -80,6 +80,7 @@ void register_layer_shard(py::module_& parent) {
            py::arg("series"))
       .def("reach", &LayerShard::reach, py::arg("layer"), released)
       .def("wait", &LayerShard::wait, py::arg("layer"), py::arg("number"), released)
+      .def("poll", &LayerShard::poll, released)
       .def("wait_all", &LayerShard::wait_all, released)
       .def("reset", &LayerShard::reset, released)
       .def_property_readonly("expected", [](const LayerShard& s) { return s.order().expected(); })

@@ -53,13 +53,21 @@ std::int64_t LayerShard::wait(std::int64_t layer, std::int64_t number) {
     if (number >= 0 && static_cast<std::size_t>(number) != i) continue;
     auto& work = works_[i][window];
     if (!work) continue;
-    if (!owns(layer)) {
+    if (!owns(layer) || order_.shape().prefetch == 0) {
       settle(work);
     } else if (work->test()) {
       work.reset();
     }
   }
   return window;
+}
+
+void LayerShard::poll() {
+  for (auto& row : works_) {
+    for (auto& work : row) {
+      if (work && work->test()) work.reset();
+    }
+  }
 }
 
 void LayerShard::wait_all() {

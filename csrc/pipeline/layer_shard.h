@@ -29,8 +29,10 @@ class LayerShard {
   // Starts the broadcasts of the layer k steps ahead, series by series.
   void reach(std::int64_t layer);
   // Returns the window of the layer reached last once the weight of series `number` (-1: of all) is there. The owner
-  // never waits for its readers here.
+  // does not wait for its readers, unless nothing is fetched ahead and they all stand here.
   std::int64_t wait(std::int64_t layer, std::int64_t number);
+  // Moves on what can move, on transports where nothing moves between calls.
+  void poll();
   // Nothing is under way afterwards.
   void wait_all();
   // wait_all, then the state right after construction. Collective.

@@ -1,6 +1,7 @@
 """What comes to a stage boundary and is not what the schedule has there."""
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,42 @@ def test_indices_and_residual_travel():
     ends = run_ranks(4, rank, timeout=5)
     assert sorted(seen) == [0, 0, 1, 1]
     assert all((rows == 3).all() for rows in ends[-1].values())
+
+
+def test_a_forward_that_raises_ends_the_run_on_all_ranks():
+    ended = [""] * 4
+
+    def forward(x):
+        if x.stage.world.rank == 3 and x.batch.microbatch == 1:
+            raise KeyError("boom")
+        return np.array(x.hidden)
+
+    def rank(comm):
+        try:
+            run(comm, chunked_prefill(2, [4, 4, 4]), program=StageProgram(forward, 6, "float32", embed=model.embed))
+        except Exception as error:
+            ended[comm.rank] = type(error).__name__
+            raise
+
+    with pytest.raises(KeyError, match="boom"):
+        run_ranks(4, rank, timeout=5)
+    # Stage 0 may have been through; rank 2 wanted to gather the last row with rank 3.
+    assert ended[2:] == ["CommAborted", "KeyError"] and set(ended[:2]) <= {"", "CommAborted"}
+
+
+def test_a_stage_that_never_sends_is_waited_for_in_time_only():
+    def forward(x):
+        if x.stage.first and x.batch.microbatch == 1:
+            time.sleep(1)
+        return np.array(x.hidden)
+
+    def rank(comm):
+        run(comm, chunked_prefill(2, [4, 4]), {0: np.arange(8)},
+            program=StageProgram(forward, 6, "float32", embed=model.embed))  # fmt: skip
+
+    with pytest.raises(CommTimeout) as error:
+        run_ranks(2, rank, timeout=0.3)
+    assert error.value.op == "recv" and error.value.ranks == (0,)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from sparsespan import cp
 from sparsespan.comm import run_ranks
 from sparsespan.pipeline import (
     LayerShard,
+    Schedule,
+    ScheduleError,
     Stage,
     Trace,
     chunked_prefill,
@@ -97,6 +99,25 @@ def test_decode_runs_pp_plus_one_slots(pp, ranks, blocking):
         for slot in range(pp + 1):
             mine = [run.tokens[mb] for mb in sorted(run.tokens) if mb % (pp + 1) == slot]
             assert np.stack(mine, axis=1).tolist() == model.plain_decode(firsts[slot], steps).tolist()
+
+
+def test_a_schedule_that_ends_only_with_buffered_sends():
+    """Stage 0 sends a whole round before it takes the first token: more messages are on their way than two."""
+    slots, first, last = 12, [], []
+    for step in range(2):
+        for slot in range(slots):
+            mb = step * slots + slot
+            if step:
+                first.append(f"0RECV_T{slot}")
+            first += [f"0D{mb}@{slot}:{step}+1", f"0SEND_F{mb}"]
+            last += [f"1RECV_F{mb}", f"1D{mb}@{slot}:{step}+1", f"1S{mb}", *([] if step else [f"1SEND_T{mb}"])]
+    schedule = Schedule([first, last])
+    inputs = {slot: np.array([slot]) for slot in range(slots)}
+    runs = model.on_ranks(2, 1, schedule, inputs, [3, 2])
+    got = [[runs[1].tokens[slot + slots * step][0] for step in range(2)] for slot in range(slots)]
+    assert got == model.plain_decode(range(slots), 2).tolist()
+    with pytest.raises(ScheduleError, match="deadlock"):
+        model.on_ranks(2, 1, schedule, inputs, [3, 2], blocking=True)
 
 
 def test_prefill_and_decode_in_one_pass(expected):

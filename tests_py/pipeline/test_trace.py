@@ -136,3 +136,10 @@ def test_command(tmp_path, capsys):
 def test_svg_of_a_trace_labels_its_chunks():
     texts = [e.text for e in ElementTree.fromstring(to_svg(measured())).iter() if e.tag.endswith("text")]
     assert texts.count("P0") == 2 and texts[-1] == "measured: makespan 1.25, largest bubble 0.75"
+
+
+def test_what_lies_inside_is_drawn_on_top():
+    rects = [e for e in ElementTree.fromstring(to_svg(measured())).iter() if e.tag.endswith("rect")]
+    assert measured().depths() == [0, 1, 0, 0, 0, 0, 0]
+    names = [e[0].text.partition(":")[0] for e in rects]
+    assert names[-1] == "attention" and float(rects[-1].get("height")) < float(rects[0].get("height"))

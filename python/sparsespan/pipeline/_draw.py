@@ -108,7 +108,8 @@ def to_svg(run: Simulation | Trace, *, width: int = 1200, row: int = 24) -> str:
     ]
     for rank in range(ranks):
         out.append(f'<text x="4" y="{page.pitch * rank + row / 2 + 4:.1f}">rank {rank}</text>')
-    for span, track, depth in zip(trace.spans, page.track, trace.depths(), strict=True):
+    # What holds others comes first: they lie on top of it.
+    for depth, track, span in sorted(zip(trace.depths(), page.track, trace.spans, strict=True), key=lambda d: d[0]):
         x, w = page.left + (span.start - zero) * page.scale, (span.end - span.start) * page.scale
         if w <= 0:
             continue

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core, _interop
-from ..comm import Communicator
+from ..comm import Communicator, as_comm
 from ._shard_series import Shard, agree
 
 __all__ = ["LayerShard"]
@@ -87,7 +87,7 @@ class LayerShard:
             prefetch = operator.index(prefetch)
         except TypeError:
             raise TypeError(f"LayerShard: prefetch is {prefetch!r}, needs an integer") from None
-        self._comm = comm
+        comm = self._comm = as_comm(comm)
         self._shards, layers, excluded = agree(series, comm, hidden_layers, prefetch, bool(fixed_addresses))
         self.layers = range(layers[0], layers[-1] + 1)
         self.excluded = excluded
@@ -179,6 +179,10 @@ class LayerShard:
             if name in (None, s.name)
         }
         return got if name is None else got[name]
+
+    def poll(self) -> None:
+        """Move broadcasts on: between processes nothing moves between calls, neither to readers nor from the owner."""
+        self._comm._guard(self._core.poll)
 
     def wait_all(self) -> None:
         """Wait for every broadcast under way. Call it before messages to other stages."""

@@ -24,7 +24,7 @@ class Mailbox:
     """Buffers and messages of one run on one rank.
 
     ``actions`` are the rank's own, in order. A batch takes a slot of the receive buffers when its first data come in
-    and gives it back when it has been computed.
+    and gives it back when it has been computed. Of each kind ``out_slots`` messages can be on their way.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class Mailbox:
         actions: Sequence[Any],
         batches: Mapping[int, Batch],
         recorder: Recorder,
+        out_slots: int,
     ) -> None:
         self.stage, self.program, self.batches, self.recorder = stage, program, batches, recorder
         self.actions = actions
@@ -49,7 +50,7 @@ class Mailbox:
         self._whole = IntermediateTensors(most if gathers else 0, everything, slots=1)
         self._free = list(range(self.slots))
         self._slot_of: dict[int, int] = {}
-        self.outbox = Outbox(stage.world, blocking=stage.blocking_sends)
+        self.outbox = Outbox(stage.world, slots=out_slots, blocking=stage.blocking_sends)
         self._reserve(most)
         self._upcoming = deque(a for a in actions if a.kind.startswith("RECV_"))
         self._posted: deque[tuple[Any, list[Parcel]]] = deque()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._batch import Batch, batches_of
-from ._check import validate
+from ._check import ScheduleError, validate
 from ._lower import add_send_recv
 from ._recorder import gather_trace
 from ._schedule import Schedule
@@ -29,8 +29,8 @@ def _prepared(
     schedule: Schedule,
     contexts: Contexts | None,
     rules: Mapping[str, Any],
-) -> tuple[Schedule, dict[int, Batch]]:
-    """The schedule with its messages, proved; and its batches."""
+) -> tuple[Schedule, dict[int, Batch], int]:
+    """The schedule with its messages, proved; its batches; and how many messages can be on their way."""
     for rank, row in enumerate(schedule.ranks):
         for action in row:
             stages = set() if action is None else {part.stage for part in action.parts or [action]}
@@ -39,19 +39,31 @@ def _prepared(
                     f"run_pipeline: schedule has {action} on rank {rank}, needs prefill, decode and sample actions "
                     "with stage r on rank r"
                 )
-    sends = "blocking" if stage.blocking_sends else "buffered"
     if not schedule.communicates and stage.pp > 1:
         validate(schedule, ranks=stage.pp, stages=stage.pp)
         layers = {k: v for k, v in rules.items() if k in ("stage_layers", "index_layers")}
         schedule = add_send_recv(schedule, **layers)
-    validate(schedule, ranks=stage.pp, stages=stage.pp, sends=sends, **rules)
+    slots = _out_slots(stage, schedule, rules)
     batches = batches_of(schedule, contexts, stage.scheme, stage.cp)
     kinds = {a.kind for row in schedule.ranks for a in row if a is not None}
     if "SEND_T" in kinds and program.sample is None:
         raise ValueError("run_pipeline: program.sample is None, needs it: the schedule sends tokens round")
     if "SEND_X" in kinds and program.topk < 1:
         raise ValueError(f"run_pipeline: program.topk is {program.topk}, needs the width of the indices handed over")
-    return schedule, batches
+    return schedule, batches, slots
+
+
+def _out_slots(stage: Stage, schedule: Schedule, rules: Mapping[str, Any]) -> int:
+    """Messages of a kind that a rank may have on their way: 2, where a schedule also ends when sends block."""
+    proof = {"ranks": stage.pp, "stages": stage.pp, **rules}
+    try:
+        validate(schedule, sends="blocking", **proof)
+        return 1 if stage.blocking_sends else 2
+    except ScheduleError:
+        if stage.blocking_sends:
+            raise
+    validate(schedule, sends="buffered", **proof)
+    return max(sum(a is not None and a.kind.startswith("SEND_") for a in row) for row in schedule.ranks)
 
 
 def _check_inputs(batches: Mapping[int, Batch], inputs: Mapping[int, Any]) -> None:
@@ -152,7 +164,7 @@ def run_pipeline(
     """
     if collect not in ("last", "all", None):
         raise ValueError(f"run_pipeline: collect is {collect!r}, needs 'last', 'all' or None")
-    schedule, batches = _prepared(stage, program, schedule, contexts, rules)
+    schedule, batches, slots = _prepared(stage, program, schedule, contexts, rules)
     words = ""
     if stage.first:
         try:
@@ -160,7 +172,7 @@ def run_pipeline(
         except ValueError as refusal:
             words = str(refusal)
     _agree(stage, schedule, batches, program, words)
-    run = Run(stage, program, schedule, batches, collect)
+    run = Run(stage, program, schedule, batches, collect, slots)
     run.inputs = inputs or {}
     begun = time.monotonic()
     run.poll()
@@ -208,8 +220,8 @@ def dummy_run(
     int
         Bytes (counted). Equal to the real run's where what ``forward`` allocates grows with rows and prefix.
     """
-    schedule, batches = _prepared(stage, program, schedule, contexts, rules)
-    run = Run(stage, program, schedule, batches, collect)
+    schedule, batches, slots = _prepared(stage, program, schedule, contexts, rules)
+    run = Run(stage, program, schedule, batches, collect, slots)
     run.dry = _widest(batches)
     for action in run.actions:
         run.pretend(action)

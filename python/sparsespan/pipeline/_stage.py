@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import cp
-from ..comm import Communicator
+from ..comm import Communicator, as_comm
 from ._batch import Batch
 from ._layer_shard import LayerShard
 
@@ -26,7 +26,7 @@ class Stage:
 
     Parameters
     ----------
-    comm : Communicator
+    comm : Communicator, or what :func:`sparsespan.comm.as_comm` takes
         ``pp * cp * tp`` ranks.
     pp : int
         Stages.
@@ -76,6 +76,7 @@ class Stage:
                 raise ValueError(f"Stage: {name} is {value}, needs at least 1")
         if cp > 1 and tp > 1:
             raise ValueError(f"Stage: cp is {cp} and tp {tp}, needs one of them 1: a stage splits rows or repeats them")
+        comm = as_comm(comm)
         if pp * cp * tp != comm.size:
             raise ValueError(f"Stage: pp * cp * tp is {pp * cp * tp}, needs {comm.size}, the ranks of comm")
         self.world = comm

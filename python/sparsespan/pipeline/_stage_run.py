@@ -50,14 +50,20 @@ class Run:
     """One schedule on one rank, action by action."""
 
     def __init__(
-        self, stage: Stage, program: StageProgram, schedule: Schedule, batches: Mapping[int, Batch], collect: str | None
+        self,
+        stage: Stage,
+        program: StageProgram,
+        schedule: Schedule,
+        batches: Mapping[int, Batch],
+        collect: str | None,
+        slots: int,
     ) -> None:
         self.stage, self.program, self.batches, self.collect = stage, program, batches, collect
         self.actions = [a for a in schedule.ranks[stage.index] if a is not None]
         self.dtype = dtype_of(program.dtype)
         self.hands_over = any(a.kind == "SEND_X" for a in self.actions)
         self.recorder = Recorder(stage.world.rank)
-        self.mail = Mailbox(stage, program, self.actions, batches, self.recorder)
+        self.mail = Mailbox(stage, program, self.actions, batches, self.recorder, slots)
         self.meter = Meter()
         self.meter.take(self.mail.nbytes)
         self.inputs: Mapping[int, Any] = {}
@@ -73,6 +79,8 @@ class Run:
                 self._uses[a.microbatch] = self._uses.get(a.microbatch, 0) + 1
 
     def poll(self) -> None:
+        if self.program.shard is not None:
+            self.program.shard.poll()
         if self.dry is None:
             self.mail.poll()
 
