@@ -44,7 +44,7 @@ def gather_and_cache(
     if comm is None:
         write(caches, layer, keys, plan.slot_mapping(slots, rank), threads)
         return
-    parts = []
+    parts: list[Any] = []
     for part in keys:
         if part is None:
             parts.append(None)
