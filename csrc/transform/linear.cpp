@@ -222,6 +222,15 @@ class Task {
   const std::int64_t columns_;
 };
 
+// A thread is worth waking for some 2^18 products, tens of microseconds.
+int useful_threads(const LinearParams& p) {
+  constexpr double kGrain = 1 << 18;
+  const double products = static_cast<double>(p.out.size()) * static_cast<double>(p.x.shape[2]);
+  if (products >= kGrain * 64) return p.threads;
+  const int most = 1 + static_cast<int>(products / kGrain);
+  return p.threads == 0 ? std::min(num_threads(), most) : std::min(p.threads, most);
+}
+
 // x as float32 [H, T, width], the columns past K zeros.
 Scratch<float> widen_all(const LinearParams& p, std::int64_t width) {
   Scratch<float> wide(p.x.shape[0] * p.x.shape[1] * width);
@@ -248,10 +257,11 @@ void linear(const LinearParams& p) {
   const std::int64_t tasks = p.x.shape[1] * blocks;
   const std::int64_t acc = rows * kColumns * kernels.lanes;
   const std::int64_t room = (rows + kColumns) * kStride + acc + kColumns;
-  const Scratch<float> scratch(team_size(tasks, p.threads) * room);
+  const int threads = useful_threads(p);
+  const Scratch<float> scratch(team_size(tasks, threads) * room);
   const bool few = p.x.shape[0] <= kernels.tile_rows && narrow(p.w.dtype);
   const Scratch<float> wide = few ? widen_all(p, round_up(p.x.shape[2], kernels.lanes)) : Scratch<float>(0);
-  parallel_for(tasks, p.threads, [&](std::int64_t task, int slot) {
+  parallel_for(tasks, threads, [&](std::int64_t task, int slot) {
     float* at = scratch.data() + slot * room;
     float* w = at + rows * kStride;
     const Room mine{at, w, w + kColumns * kStride, w + kColumns * kStride + acc, wide.data()};

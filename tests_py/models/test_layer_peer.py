@@ -30,6 +30,7 @@ def build(model):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(11)
+    torch.set_num_threads(1)
     if model == "v3.2":
         config = transformers.DeepseekV32Config(**SIZES, qk_nope_head_dim=16, v_head_dim=24, rope_parameters=YARN)
         peer = transformers.DeepseekV32Model(config)

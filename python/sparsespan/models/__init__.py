@@ -1,23 +1,50 @@
-"""Layers of DSA models: every product with a weight goes through :func:`linear`."""
+"""DSA models, layer by layer and whole: every product with a weight goes through :func:`linear`."""
 
 from __future__ import annotations
 
 from ._caches import PagedCaches
+from ._checkpoint import Checkpoint, expected_tensors
+from ._config import ModelConfig, parse_config
+from ._decoder import DecoderLayer
 from ._dims import LayerDims, layer_dims, rope_table
 from ._layer import DsaLayer, dsa_layer
 from ._linear import Linear, linear
+from ._mlp import Mlp, MoE, route
+from ._model import Model, load
+from ._pool import KvPool, PoolFull
+from ._safetensors import CheckpointError, TensorFile, write_tensors
+from ._sampling import sample
+from ._tiny import tiny_config, write_tiny
 from ._weights import LayerWeights, layer_tensors, seeded_tensors
 
 __all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "DecoderLayer",
     "DsaLayer",
+    "KvPool",
     "LayerDims",
     "LayerWeights",
     "Linear",
+    "Mlp",
+    "MoE",
+    "Model",
+    "ModelConfig",
     "PagedCaches",
+    "PoolFull",
+    "TensorFile",
     "dsa_layer",
+    "expected_tensors",
     "layer_dims",
     "layer_tensors",
     "linear",
+    "load",
+    "parse_config",
     "rope_table",
+    "route",
+    "sample",
     "seeded_tensors",
+    "tiny_config",
+    "write_tensors",
+    "write_tiny",
 ]

@@ -13,7 +13,7 @@ from ..quant import weight_dequant
 from ._dims import LayerDims
 from ._linear import Linear
 
-__all__ = ["LayerWeights", "layer_tensors", "seeded_tensors"]
+__all__ = ["LayerWeights", "layer_tensors", "load_norm", "seeded_tensors"]
 
 BF16 = ml_dtypes.bfloat16
 
@@ -73,6 +73,11 @@ def seeded_tensors(dims: LayerDims, seed: int, index: int, dtype: Any = BF16, in
     return tensors
 
 
+def load_norm(weight: Any) -> Any:
+    """Norm weights are float32 or bfloat16 in the ops; halves are widened."""
+    return weight.astype(np.float32) if weight.dtype == np.float16 else weight
+
+
 class LayerWeights:
     """The weights of one layer, of all heads or of the heads of one tensor-parallel rank.
 
@@ -90,19 +95,20 @@ class LayerWeights:
         first, last, _ = (heads or slice(None)).indices(dims.heads)
         self.heads = last - first
         width = dims.nope + dims.rope
-        self.norm = tensors["input_layernorm.weight"]
-        self.q_a, self.q_a_norm = self._linear("q_a_proj"), tensors["self_attn.q_a_layernorm.weight"]
+        self.norm = load_norm(tensors["input_layernorm.weight"])
+        self.q_a, self.q_a_norm = self._linear("q_a_proj"), load_norm(tensors["self_attn.q_a_layernorm.weight"])
         self.q_b = self._linear("q_b_proj", rows=(first * width, last * width))
-        self.kv_a, self.kv_a_norm = self._linear("kv_a_proj_with_mqa"), tensors["self_attn.kv_a_layernorm.weight"]
+        self.kv_a, self.kv_a_norm = (
+            self._linear("kv_a_proj_with_mqa"),
+            load_norm(tensors["self_attn.kv_a_layernorm.weight"]),
+        )
         self.w_uk, self.w_uv = self._absorbed(first, last)
         self.o = self._linear("o_proj", columns=(first * dims.v_head, last * dims.v_head))
         self.indexer = "self_attn.indexer.wq_b.weight" in tensors
         if self.indexer:
             self.index_q, self.index_k = self._linear("indexer.wq_b"), self._linear("indexer.wk")
-            self.index_k_norm = (
-                tensors["self_attn.indexer.k_norm.weight"],
-                tensors["self_attn.indexer.k_norm.bias"],
-            )
+            k_norm = "self_attn.indexer.k_norm."
+            self.index_k_norm = load_norm(tensors[k_norm + "weight"]), load_norm(tensors[k_norm + "bias"])
             self.index_weights = self._linear("indexer.weights_proj")
 
     def _linear(self, name: str, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None) -> Linear:

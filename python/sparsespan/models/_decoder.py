@@ -1,0 +1,48 @@
+"""A whole layer: attention and feed-forward, each behind its norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import transform
+from ..cp import CpPlan
+from ._caches import PagedCaches
+from ._layer import DsaLayer
+from ._mlp import Mlp, MoE
+
+__all__ = ["DecoderLayer"]
+
+
+class DecoderLayer:
+    """Attention and feed-forward of one layer, called as :class:`DsaLayer` is.
+
+    Attributes
+    ----------
+    attention : DsaLayer
+    mlp : Mlp or MoE
+    """
+
+    def __init__(self, attention: DsaLayer, norm: Any, mlp: Mlp | MoE, norm_cast: str) -> None:
+        self.attention, self.norm, self.mlp, self._norm_cast = attention, norm, mlp, norm_cast
+        self.index, self.shared = attention.index, attention.shared
+
+    def _feed_forward(self, hidden: Any, threads: int) -> Any:
+        x = transform.rms_norm(hidden, self.norm, self.attention.dims.eps, self._norm_cast, threads=threads)
+        return hidden + self.mlp(x, threads)
+
+    def prefill(
+        self, hidden: Any, plan: CpPlan, caches: PagedCaches, comm: Any = None, *, indices: Any = None, threads: int = 0
+    ) -> tuple[Any, Any]:
+        """As :meth:`DsaLayer.prefill`, with the feed-forward part behind it."""
+        hidden, indices = self.attention.prefill(hidden, plan, caches, comm, indices=indices, threads=threads)
+        return self._feed_forward(hidden, threads), indices
+
+    def decode(
+        self, hidden: Any, context_lens: Any, caches: PagedCaches, comm: Any = None, *, next_n: int = 1,
+        indices: Any = None, threads: int = 0,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """As :meth:`DsaLayer.decode`, with the feed-forward part behind it."""
+        hidden, indices = self.attention.decode(
+            hidden, context_lens, caches, comm, next_n=next_n, indices=indices, threads=threads
+        )
+        return self._feed_forward(hidden, threads), indices
