@@ -57,8 +57,8 @@ Request Communicator::make(CommOp op, const Tensor& argument, const CommOptions&
 
 std::shared_ptr<Work> Communicator::issue(Request request) {
   if (is_collective(request.op)) request.stamp.print.sequence = collectives_++;
-  const std::int64_t number = ledger_->open(request);
   const auto begin = CommClock::now();
+  const std::int64_t number = ledger_->open(request, begin);
   Request kept;
   kept.op = request.op;
   kept.timeout = request.timeout;

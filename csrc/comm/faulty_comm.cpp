@@ -72,7 +72,7 @@ std::shared_ptr<Work> FaultyComm::issue(Request request) {
       throw error;
     }
     case Fault::skip: {
-      const std::int64_t number = ledger()->open(request);
+      const std::int64_t number = ledger()->open(request, CommClock::now());
       return std::make_shared<Work>(std::make_shared<Done>(), ledger(), number, std::move(request), rank(), size());
     }
     case Fault::delay: sleep_with_polls(seconds_); break;

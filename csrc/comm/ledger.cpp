@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "core/check.h"
 
@@ -37,9 +38,9 @@ CommSpan* Ledger::find_span(std::int64_t number) {
   return place >= 0 && place < static_cast<std::int64_t>(spans_.size()) ? &spans_[place] : nullptr;
 }
 
-std::int64_t Ledger::open(const Request& request) {
+std::int64_t Ledger::open(const Request& request, Clock::time_point begin) {
+  const double now = seconds_of(begin);
   const std::lock_guard lock(mutex_);
-  const double now = clock_seconds();
   Entry entry;
   entry.number = issued_++;
   entry.print = request.stamp.print;
@@ -58,10 +59,9 @@ std::int64_t Ledger::open(const Request& request) {
   return issued_ - 1;
 }
 
-void Ledger::end(std::int64_t number, const std::string& state, std::int64_t received, bool failed) {
-  const double now = clock_seconds();
+void Ledger::end(std::int64_t number, std::string state, std::int64_t received, bool failed, double now) {
   if (Entry* entry = find(number); entry != nullptr) {
-    entry->state = state;
+    entry->state = std::move(state);
     entry->ended = now - birth_;
   }
   if (CommSpan* span = find_span(number); span != nullptr) {
@@ -71,15 +71,16 @@ void Ledger::end(std::int64_t number, const std::string& state, std::int64_t rec
   }
 }
 
-void Ledger::finish(std::int64_t number, CommOp op, std::int64_t received) {
+void Ledger::finish(std::int64_t number, CommOp op, std::int64_t received, Clock::time_point now, double seconds) {
   const std::lock_guard lock(mutex_);
   counters_[static_cast<int>(op)].bytes += received;
-  end(number, "done", received, false);
+  counters_[static_cast<int>(op)].seconds += seconds;
+  end(number, "done", received, false, seconds_of(now));
 }
 
 void Ledger::fail(std::int64_t number, const std::string& why) {
   const std::lock_guard lock(mutex_);
-  end(number, "failed: " + why, 0, true);
+  end(number, "failed: " + why, 0, true, seconds_of(Clock::now()));
 }
 
 void Ledger::spend(CommOp op, double seconds) {

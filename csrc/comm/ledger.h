@@ -36,12 +36,14 @@ struct CommSpan {
 
 class Ledger {
  public:
+  using Clock = std::chrono::steady_clock;
   static constexpr std::size_t kRing = 64;
   static constexpr std::size_t kSpans = 1 << 16;  // 3 MB at most; the oldest go first
 
   // Enters an operation that starts now; the number names it from here on.
-  std::int64_t open(const Request& request);
-  void finish(std::int64_t number, CommOp op, std::int64_t received);
+  std::int64_t open(const Request& request, Clock::time_point now);
+  // `seconds` of the call that ended it.
+  void finish(std::int64_t number, CommOp op, std::int64_t received, Clock::time_point now, double seconds);
   void fail(std::int64_t number, const std::string& why);
   void spend(CommOp op, double seconds);
   void count_checks(std::int64_t received);
@@ -57,7 +59,6 @@ class Ledger {
   std::string json(int rank, int size) const;
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Entry {
     std::int64_t number = 0;
     Fingerprint print;
@@ -70,12 +71,12 @@ class Ledger {
   };
   Entry* find(std::int64_t number);
   CommSpan* find_span(std::int64_t number);
-  void end(std::int64_t number, const std::string& state, std::int64_t received, bool failed);
-  static double clock_seconds() { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); }
+  void end(std::int64_t number, std::string state, std::int64_t received, bool failed, double now);
+  static double seconds_of(Clock::time_point t) { return std::chrono::duration<double>(t.time_since_epoch()).count(); }
   static std::string entry_json(const Entry& entry);
 
   mutable std::mutex mutex_;
-  double birth_ = clock_seconds();
+  double birth_ = seconds_of(Clock::now());
   std::int64_t issued_ = 0;
   std::deque<Entry> ring_;
   std::deque<CommSpan> spans_;  // of the operations from first_span_ on

@@ -111,6 +111,14 @@ std::unique_ptr<rank_mismatch> compare_pairs(const std::vector<const Stamp*>& st
   return nullptr;
 }
 
+// Whether no field that is compared can differ: texts are made only for ranks that disagree.
+bool agree(const Stamp& a, const Stamp& b) {
+  const Fingerprint &x = a.print, &y = b.print;
+  return x.op == y.op && x.sequence == y.sequence && x.dtype == y.dtype && x.reduce == y.reduce && x.root == y.root &&
+         x.axes == y.axes && x.shape == y.shape && x.plan == y.plan &&
+         (x.op != CommOp::all_gather || a.recv_bytes == b.recv_bytes);
+}
+
 }  // namespace
 
 std::string_view name_of(CommOp op) {
@@ -145,6 +153,9 @@ ByteRange reduce_piece(const Request& request, int ranks, int rank) {
 }
 
 std::unique_ptr<rank_mismatch> find_mismatch(const std::vector<const Stamp*>& stamps) {
+  if (std::all_of(stamps.begin(), stamps.end(), [&](const Stamp* s) { return agree(*stamps[0], *s); })) {
+    return stamps[0]->print.op == CommOp::all_to_all ? compare_pairs(stamps) : nullptr;
+  }
   std::vector<int> names(stamps.size());
   std::iota(names.begin(), names.end(), 0);
   for (const auto& field : kFields) {

@@ -28,6 +28,8 @@ class Reading {
   int& readers_;
 };
 
+constexpr std::int64_t kAtOnce = 1 << 16;  // bytes over all pairs of ranks: a few microseconds
+
 bool reduces(const Request& r) { return r.op == CommOp::all_reduce || r.op == CommOp::reduce_scatter; }
 
 std::int64_t take(std::byte* to, const std::byte* from, std::int64_t bytes) {
@@ -49,7 +51,6 @@ void ThreadPending::post() {
   } else {
     post_parcel();
   }
-  seat_->world().changed();
 }
 
 void ThreadPending::post_collective() {
@@ -60,14 +61,31 @@ void ThreadPending::post_collective() {
     meeting->served.resize(ranks());
   }
   meeting_ = meeting;
-  meeting->posts[rank_] = &request;
+  meeting->posts[rank_] = this;
   if (++meeting->arrived < ranks()) return;
   std::vector<const Stamp*> stamps;
-  for (const Request* post : meeting->posts) {
+  std::int64_t bytes = 0;
+  for (const ThreadPending* post : meeting->posts) {
     if (post == nullptr) return;  // a rank has failed and taken its request back: the world is poisoned
-    stamps.push_back(&post->stamp);
+    stamps.push_back(&post->request.stamp);
+    bytes = std::max(bytes, post->request.bytes);
   }
   meeting->verdict = find_mismatch(stamps);
+  if (!meeting->verdict && bytes <= kAtOnce / ranks() / ranks()) serve_all();
+  seat_->world().changed();
+}
+
+// Little data: who comes last copies for all, under the lock. The others find it done and need not meet again.
+void ThreadPending::serve_all() {
+  for (ThreadPending* post : meeting_->posts) {
+    if (reduces(request)) post->reduce();
+  }
+  for (ThreadPending* post : meeting_->posts) {
+    post->copy();
+    post->stage_ = Stage::linger;
+  }
+  meeting_->served.assign(ranks(), true);
+  meeting_->reduced = meeting_->copied = ranks();
 }
 
 void ThreadPending::post_parcel() {
@@ -81,6 +99,7 @@ void ThreadPending::post_parcel() {
   parcel_ = *open;
   (sends ? parcel_->send : parcel_->recv) = &request;
   if (parcel_->send == nullptr || parcel_->recv == nullptr) return;
+  seat_->world().changed();
   queue.erase(open);
   if (queue.empty()) group->parcels.erase(key);
   parcel_->verdict = find_mismatch(parcel_->send->stamp, std::get<0>(key), parcel_->recv->stamp, std::get<1>(key));
@@ -133,7 +152,7 @@ void ThreadPending::copy() {
   if (request.op == CommOp::all_reduce) return copy_reduced();
   const auto& posts = meeting_->posts;
   if (request.op == CommOp::broadcast) {
-    if (rank_ != request.peer) received += take(request.out, posts[request.peer]->in, request.bytes);
+    if (rank_ != request.peer) received += take(request.out, posts[request.peer]->request.in, request.bytes);
     return;
   }
   if (request.op == CommOp::barrier || request.op == CommOp::reduce_scatter) return;
@@ -142,8 +161,8 @@ void ThreadPending::copy() {
     const int from = (rank_ + step) % ranks();
     const ByteRange to = piece_of(request.stamp.recv_bytes, from);
     const std::int64_t begin =
-        request.op == CommOp::all_to_all ? piece_of(posts[from]->stamp.send_bytes, rank_).begin : 0;
-    const std::int64_t taken = take(request.out + to.begin, posts[from]->in + begin, to.size);
+        request.op == CommOp::all_to_all ? piece_of(posts[from]->request.stamp.send_bytes, rank_).begin : 0;
+    const std::int64_t taken = take(request.out + to.begin, posts[from]->request.in + begin, to.size);
     if (from != rank_) received += taken;
   }
 }
@@ -151,7 +170,7 @@ void ThreadPending::copy() {
 void ThreadPending::reduce() {
   const ByteRange piece = reduce_piece(request, ranks(), rank_);
   std::vector<const std::byte*> parts;
-  for (const Request* post : meeting_->posts) parts.push_back(post->in + piece.begin);
+  for (const ThreadPending* post : meeting_->posts) parts.push_back(post->request.in + piece.begin);
   std::byte* out = request.op == CommOp::all_reduce ? request.out + piece.begin : request.out;
   if (piece.size > 0) reduce_in_order(request.dtype, request.reduce, parts, out, piece.size);
   received += piece.size * (ranks() - 1);
@@ -161,7 +180,7 @@ void ThreadPending::copy_reduced() {
   for (int step = 1; step < ranks(); ++step) {
     const int from = (rank_ + step) % ranks();
     const ByteRange piece = reduce_piece(request, ranks(), from);
-    received += take(request.out + piece.begin, meeting_->posts[from]->out + piece.begin, piece.size);
+    received += take(request.out + piece.begin, meeting_->posts[from]->request.out + piece.begin, piece.size);
   }
 }
 

@@ -32,6 +32,7 @@ class ThreadPending final : public Pending {
  private:
   enum class Stage : std::uint8_t { gather, reduce, copy, linger };
   void post_collective();
+  void serve_all();
   void post_parcel();
   void advance_parcel(ThreadWorld::Lock& lock);
   void copy();

@@ -85,6 +85,7 @@ void ThreadSeat::fail_late(Lock& lock, const ThreadPending& pending, double wait
 void ThreadSeat::step(Lock& lock, ThreadPending& pending) {
   progress(lock);
   check_alive(lock, pending);
+  seen_ = world_->epoch();
 }
 
 bool ThreadSeat::test(ThreadPending& pending) {
@@ -99,6 +100,7 @@ bool ThreadSeat::test(ThreadPending& pending) {
 void ThreadSeat::wait(ThreadPending& pending, CommClock::time_point deadline) {
   Retired retired;
   const auto begin = CommClock::now();
+  world_->spin(seen_);  // nothing has changed since this rank looked: whoever is awaited needs the lock more
   auto lock = world_->lock();
   for (;;) {
     step(lock, pending);

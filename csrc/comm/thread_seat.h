@@ -21,8 +21,6 @@ class ThreadSeat {
   using Retired = std::vector<std::shared_ptr<ThreadPending>>;
 
   ThreadWorld& world() const { return *world_; }
-  const std::shared_ptr<ThreadWorld>& world_ptr() const { return world_; }
-  int world_rank() const { return me_; }
 
   void add(std::shared_ptr<ThreadPending> pending);  // under the lock
   bool test(ThreadPending& pending);
@@ -47,6 +45,7 @@ class ThreadSeat {
 
   std::shared_ptr<ThreadWorld> world_;
   int me_;
+  std::uint64_t seen_ = 0;  // the epoch when this rank last moved what it could
   std::list<std::shared_ptr<ThreadPending>> pending_;
   Retired retired_;
 };

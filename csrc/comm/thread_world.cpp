@@ -36,7 +36,7 @@ void ThreadWorld::changed() {
   if (sleepers_ > 0) wake_.notify_all();
 }
 
-// True when something changed. With more ranks than cores the core belongs to the rank that is waited for.
+// With more ranks than cores the core belongs to the rank that is waited for.
 bool ThreadWorld::spin(std::uint64_t seen) const {
   for (int i = 0; i < (may_spin_ ? kSpins : 2); ++i) {
     if (epoch_.load(std::memory_order_acquire) != seen) return true;

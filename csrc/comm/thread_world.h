@@ -18,10 +18,12 @@
 
 namespace sparsespan {
 
+class ThreadPending;
+
 // One collective: every rank leaves its request here, then reads from the others' buffers. A request may be read
 // until `copied` has reached the number of ranks, or, once the world is poisoned, while `reading` is above 0.
 struct Meeting {
-  std::vector<const Request*> posts;
+  std::vector<ThreadPending*> posts;
   std::vector<bool> served;  // ranks that have copied
   std::unique_ptr<rank_mismatch> verdict;
   int arrived = 0;
@@ -51,6 +53,9 @@ class ThreadWorld {
   void changed();
   // Gives up the lock until something changed, at most until `deadline`; calls the poll hook now and then.
   void wait(Lock& lock, CommClock::time_point deadline);
+  std::uint64_t epoch() const { return epoch_.load(std::memory_order_acquire); }
+  // Looks a while, without the lock, whether the epoch is still the one seen; true when something changed.
+  bool spin(std::uint64_t seen) const;
   void poison(int world_rank, const std::string& why);  // under the lock; the first reason stays
 
   bool poisoned = false;
@@ -58,13 +63,11 @@ class ThreadWorld {
   std::string reason;
 
  private:
-  bool spin(std::uint64_t seen) const;
-
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::atomic<std::uint64_t> epoch_{0};
   int sleepers_ = 0;
   bool may_spin_;
+  alignas(64) std::atomic<std::uint64_t> epoch_{0};  // spinning on it leaves the lock's cache line alone
 };
 
 struct ThreadGroup {

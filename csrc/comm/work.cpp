@@ -5,10 +5,10 @@
 
 namespace sparsespan {
 
-CommClock::time_point deadline_in(double seconds) {
+CommClock::time_point deadline_in(double seconds, CommClock::time_point from) {
   // A year is forever, and fits.
   const double bounded = std::clamp(seconds, 0.0, 3.15e7);
-  return CommClock::now() + std::chrono::duration_cast<CommClock::duration>(std::chrono::duration<double>(bounded));
+  return from + std::chrono::duration_cast<CommClock::duration>(std::chrono::duration<double>(bounded));
 }
 
 void note_failure(Ledger& ledger, std::int64_t number, int rank, int size) {
@@ -35,8 +35,9 @@ Work::Work(std::shared_ptr<Pending> pending, std::shared_ptr<Ledger> ledger, std
       rank_(rank),
       size_(size) {}
 
-void Work::finish() {
-  ledger_->finish(number_, op_, pending_->received);
+void Work::finish(CommClock::time_point begin) {
+  const auto now = CommClock::now();
+  ledger_->finish(number_, op_, pending_->received, now, std::chrono::duration<double>(now - begin).count());
   pending_.reset();
   keep_.reset();
 }
@@ -44,10 +45,10 @@ void Work::finish() {
 template <class F>
 void Work::attempt(F&& step) {
   if (failure_) std::rethrow_exception(failure_);
-  const auto start = CommClock::now();
-  const auto spend = [&] { ledger_->spend(op_, std::chrono::duration<double>(CommClock::now() - start).count()); };
+  const auto begin = CommClock::now();
+  const auto spend = [&] { ledger_->spend(op_, std::chrono::duration<double>(CommClock::now() - begin).count()); };
   try {
-    step();
+    if (step(begin)) return finish(begin);
   } catch (...) {
     spend();
     note_failure(*ledger_, number_, rank_, size_);
@@ -59,17 +60,15 @@ void Work::attempt(F&& step) {
 
 bool Work::test() {
   if (!pending_) return !failure_ || (std::rethrow_exception(failure_), false);
-  attempt([&] {
-    if (pending_->test()) finish();
-  });
+  attempt([&](CommClock::time_point /*begin*/) { return pending_->test(); });
   return !pending_;
 }
 
 void Work::wait(double timeout) {
   if (!pending_ && !failure_) return;
-  attempt([&] {
-    pending_->wait(deadline_in(timeout < 0 ? timeout_ : timeout));
-    finish();
+  attempt([&](CommClock::time_point begin) {
+    pending_->wait(deadline_in(timeout < 0 ? timeout_ : timeout, begin));
+    return true;
   });
 }
 

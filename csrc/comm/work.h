@@ -13,7 +13,7 @@ namespace sparsespan {
 using CommClock = std::chrono::steady_clock;
 
 // A deadline that far-away timeouts cannot overflow.
-CommClock::time_point deadline_in(double seconds);
+CommClock::time_point deadline_in(double seconds, CommClock::time_point from = CommClock::now());
 
 // The transport's side of an operation.
 class Pending {
@@ -41,9 +41,10 @@ class Work {
   void wait(double timeout = -1);
 
  private:
+  // step(begin) returns whether the operation is done.
   template <class F>
   void attempt(F&& step);
-  void finish();
+  void finish(CommClock::time_point begin);
 
   std::shared_ptr<Pending> pending_;
   std::shared_ptr<Ledger> ledger_;
