@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sparsespan import pipeline
 from sparsespan.cli import main
 
 pytestmark = pytest.mark.timeout(60)
@@ -101,14 +102,14 @@ def test_a_fault_leaves_the_next_run_alone(capsys):
     capsys.readouterr()
 
 
-def test_the_time_line_is_a_chrome_trace(capsys, tmp_path):
+def test_the_time_line_can_be_read_back(capsys, tmp_path):
     file = tmp_path / "line.json"
     assert main([*SMALL, "--cp", "2", "--timeline", str(file)]) == 0
     capsys.readouterr()
-    events = [e for e in json.loads(file.read_text())["traceEvents"] if e["ph"] == "X"]
-    assert {e["pid"] for e in events} == {0, 1}
-    assert [e["name"] for e in events if e["pid"] == 0] == ["all_gather"] * 3
-    assert all(e["dur"] >= 0 and e["ts"] >= 0 for e in events)
+    spans = pipeline.Trace.from_json(file.read_text()).spans
+    assert [(s.lane, s.name) for s in spans if s.rank == 0] == [("comm", "all_gather")] * 3
+    assert {s.rank for s in spans} == {0, 1}
+    assert {s.args["case"] for s in spans} == {"prefill cp 2 zigzag lens"} and sum(s.args["bytes"] for s in spans) > 0
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(document, indent=2, allow_nan=False))
         if arguments.timeline is not None:
-            arguments.timeline.write_text(json.dumps(verification.chrome_trace({"spans": spans})))
+            arguments.timeline.write_text(verification.trace({"spans": spans}).to_json(), encoding="utf-8")
             print(f"wrote {arguments.timeline}", file=sys.stderr)
     code = 0 if document["passed"] else 1
     if any(case["error"] for case in document["cases"]):

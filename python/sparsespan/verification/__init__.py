@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ._batches import BATCHES, Batch, batch
 from ._case import COMBINES, INDEX_KS, SCHEMES, Case
-from ._report import check, chrome_trace, reasons, verify
+from ._report import check, reasons, trace, verify
 from ._run import FAULTS, Fault
 from ._setup import INDEX_LAYOUTS, Model
 from ._suite import TABLE, Options, cases
@@ -34,8 +34,8 @@ __all__ = [
     "batch",
     "cases",
     "check",
-    "chrome_trace",
     "open_team",
     "reasons",
+    "trace",
     "verify",
 ]

@@ -97,8 +97,12 @@ def _described(name: str, lens: tuple[int, ...], prefix: tuple[int, ...], next_n
             if number < 0:
                 raise ValueError(f"verification.batch: {argument} has {number} at [{place}], needs 0 or more")
     if part == "decode":
-        rows = tuple(min(next_n, n) for n in lens)
-        return Batch(name, rows, tuple(n - r for n, r in zip(lens, rows)), (True,) * len(lens))
+        for place, number in enumerate(lens):
+            if number < next_n:
+                raise ValueError(
+                    f"verification.batch: lens has {number} at [{place}], needs at least next_n = {next_n} keys"
+                )
+        return Batch(name, (next_n,) * len(lens), tuple(n - next_n for n in lens), (True,) * len(lens))
     prefix = prefix * len(lens) if len(prefix) == 1 else prefix
     if len(prefix) != len(lens):
         raise ValueError(
@@ -121,8 +125,9 @@ def _prefill_batches(next_n: int) -> dict[str, Batch]:
 
 def _decode_batches(next_n: int) -> dict[str, Batch]:
     def plain(name: str, contexts: tuple[int, ...]) -> Batch:
-        rows = tuple(min(next_n, n) for n in contexts)
-        return Batch(name, rows, tuple(n - r for n, r in zip(contexts, rows)), (True,) * len(contexts))
+        return Batch(
+            name, (next_n,) * len(contexts), tuple(max(0, n - next_n) for n in contexts), (True,) * len(contexts)
+        )  # fmt: skip
 
     # 3 and 40 keys leave ranks without a token at interleave 16 and 64.
     return {"single": plain("single", (331,)), "ragged": plain("ragged", (331, 3, 200, 40, 97))}

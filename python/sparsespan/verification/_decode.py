@@ -103,10 +103,11 @@ class Shard:
 
 def _select(case: Case, comm: Communicator, shard: Shard) -> np.ndarray:
     want = oracle(case.model, case.batch)
-    table = shard.layout.replicated_table(shard.table)[want.setup.requests]
-    return indexer.paged_select(
-        want.rows.q_index, shard.caches.index, want.rows.weights, want.seen, table, case.model.page_size,
-        topk=want.setup.dims.topk, layout=case.model.index_layout,
+    rows = want.rows.q_index
+    q = rows.reshape(len(want.contexts), -1, *rows.shape[1:]) if len(rows) else rows
+    return cp.dcp_select(
+        comm, q, shard.caches.index, want.rows.weights, want.contexts, shard.table, shard.layout,
+        want.setup.dims.topk, index_k=case.index_k, index_layout=case.model.index_layout,
     )  # fmt: skip
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from .._runtime import build_info
 from ..comm import Communicator
+from ..pipeline import Trace, TraceSpan
 from ._case import Case
 from ._run import Fault, failure, merged, prepare, rank_main
 from ._teams import Team, Threads
 
-__all__ = ["DEFINITIONS", "check", "chrome_trace", "reasons", "verify"]
+__all__ = ["DEFINITIONS", "check", "reasons", "trace", "verify"]
 
 DEFINITIONS = {
     "max_error": "measured: largest difference from one rank, elementwise; null: a place is not finite, or no result",
@@ -70,7 +71,7 @@ def verify(
     -------
     dict
         Plain JSON data; ``passed`` is true when every case kept its contract and moved the bytes of the closed form.
-        ``spans`` are the ranks' operations for :func:`chrome_trace`.
+        ``spans`` are the ranks' operations for :func:`trace`.
 
     Notes
     -----
@@ -164,25 +165,13 @@ def check(case: Case, comm: Communicator | None = None, *, timeout: float = 60.0
     return result
 
 
-def chrome_trace(document: dict[str, Any]) -> dict[str, Any]:
-    """Operations of all ranks for ui.perfetto.dev or chrome://tracing: a process for each rank, times measured."""
-    spans = document["spans"]
-    first = min((span["start"] for span in spans), default=0.0)
-    events: list[dict[str, Any]] = [
-        {"name": "process_name", "ph": "M", "pid": rank, "tid": 0, "args": {"name": f"rank {rank}"}}
-        for rank in sorted({span["rank"] for span in spans})
+def trace(document: dict[str, Any]) -> Trace:
+    """Operations of all ranks as a :class:`sparsespan.pipeline.Trace`; ``to_json()`` is for ui.perfetto.dev.
+
+    Measured: from the call of an operation until its rank saw it done; waiting for peers is in it.
+    """
+    spans = [
+        TraceSpan(s["rank"], "comm", s["op"], s["start"], s["end"], {"case": s["case"], "bytes": s["bytes"]})
+        for s in document["spans"]
     ]
-    for span in spans:
-        events.append(
-            {
-                "name": span["op"],
-                "cat": "comm",
-                "ph": "X",
-                "pid": span["rank"],
-                "tid": 0,
-                "ts": (span["start"] - first) * 1e6,
-                "dur": (span["end"] - span["start"]) * 1e6,
-                "args": {"case": span["case"], "bytes": span["bytes"], "failed": span["failed"]},
-            }
-        )
-    return {"traceEvents": events, "displayTimeUnit": "ms"}
+    return Trace(spans)
