@@ -17,6 +17,7 @@ CHOICES = {
     "combine": ("a2a", "ag_rs", "ar"),
     "index_k": ("replicated", "sharded", "sharded_routed", "union", "gathered"),
     "payload": ("fp32", "bf16"),
+    "o_proj": ("full", "gather_weight", "a2a_rs", "broadcast"),
     "batches": ("single", "ragged", "prefix", "mixed"),
 }
 _EPILOG = """\
@@ -58,7 +59,7 @@ def register(commands: Any) -> None:
     grid.add_argument("--ranks", type=int, help="ranks in all: the grid's; without a grid, the size of cp and dcp")
     grid.add_argument("--backend", choices=("threads", "mpi", "gloo"), default="threads")
     grid.add_argument("--table", action="store_true", help="cp and dcp 2, 4, 8 (the program's ranks on mpi and gloo) "
-                      "x all schemes, batches, interleaves 1,16,64, combines and index-K designs")  # fmt: skip
+                      "x everything there is, interleaves 1,16,64")  # fmt: skip
     what = parser.add_argument_group("what runs (lists, or all)")
     what.add_argument("--scheme", type=_names("scheme"), help=f"{', '.join(CHOICES['scheme'])} (default zigzag)")
     what.add_argument("--interleave", type=_integers, help="tokens in a row on one dcp rank (default 1)")
@@ -66,6 +67,10 @@ def register(commands: Any) -> None:
     what.add_argument("--index-k", type=_names("index_k"), help=f"{', '.join(CHOICES['index_k'])} (default replicated)")
     what.add_argument("--payload", type=_names("payload"), help="fp32 (default) or bf16 partial results")
     what.add_argument("--replicate-q", action="store_true", help="every dcp rank has all query heads")
+    what.add_argument(
+        "--o-proj", type=_names("o_proj"), help=f"also the output projection: {', '.join(CHOICES['o_proj'])}"
+    )
+    what.add_argument("--layer", action="store_true", help="also a whole attention layer in prefill")
     what.add_argument("--batch", type=_names("batches"), help=f"{', '.join(CHOICES['batches'])} (default all)")
     what.add_argument("--lens", type=_integers, help="prefill: new tokens, decode: keys of each request; for --batch")
     what.add_argument("--prefix", type=_integers, help="prefill: cached tokens, one number or one for each request")
@@ -107,8 +112,11 @@ def _cases(arguments: argparse.Namespace, size: int | None) -> list[Any]:
     elif ranks:
         options = dataclasses.replace(options, cp=(ranks,), dcp=(ranks,))
     given = {"batches": arguments.batch}
-    given |= {key: getattr(arguments, key) for key in
-              ("scheme", "interleave", "combine", "index_k", "payload", "lens", "prefix", "next_n")}  # fmt: skip
+    given |= {
+        key: getattr(arguments, key)
+        for key in ("scheme", "interleave", "combine", "index_k", "payload", "o_proj", "lens", "prefix", "next_n")
+    }
+    given["layer"] = arguments.layer or None  # fmt: skip
     options = dataclasses.replace(options, **{key: value for key, value in given.items() if value is not None})
     cases = verification.cases(options, joint=bool(grid) and not arguments.table)
     for case in cases:

@@ -209,7 +209,7 @@ class DsaLayer:
             threads=threads,
         )  # fmt: skip
         heads = self.weights.w_uv(latent, threads=threads)
-        return hidden + self.weights.o(heads.reshape(len(hidden), -1), threads=threads)
+        return hidden + self.weights.o(heads.reshape(len(hidden), heads.shape[1] * heads.shape[2]), threads=threads)
 
     def _given(self, indices: Any, rows: int) -> Any:
         if indices is None:

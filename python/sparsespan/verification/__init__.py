@@ -8,7 +8,7 @@ writers, ``select``, ``sparse_mla``.
 from __future__ import annotations
 
 from ._batches import BATCHES, Batch, batch
-from ._case import COMBINES, INDEX_KS, SCHEMES, Case
+from ._case import COMBINES, INDEX_KS, O_PROJS, PARTS, SCHEMES, Case
 from ._report import check, reasons, trace, verify
 from ._run import FAULTS, Fault
 from ._setup import INDEX_LAYOUTS, Model
@@ -22,6 +22,8 @@ __all__ = [
     "FAULTS",
     "INDEX_KS",
     "INDEX_LAYOUTS",
+    "O_PROJS",
+    "PARTS",
     "SCHEMES",
     "TABLE",
     "Batch",

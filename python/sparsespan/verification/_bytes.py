@@ -30,9 +30,10 @@ class Expected:
 
 def compare_bytes(expected: Expected, ranks: Sequence[dict[str, dict[str, dict[str, int]]]]) -> list[dict[str, Any]]:
     """Rows of a report for one group: ``ranks`` are :attr:`Traffic.stages` of its members."""
-    stages = {**expected.stages, **{name: {} for rank in ranks for name in rank if name not in expected.stages}}
+    names = dict.fromkeys([*(name for rank in ranks for name in rank), *expected.stages])
     rows = []
-    for stage, formulas in stages.items():
+    for stage in names:
+        formulas = expected.stages.get(stage, {})
         counted = sorted({op for rank in ranks for op, moved in rank.get(stage, {}).items() if moved["bytes"]})
         for primitive in sorted({*formulas, *counted}):
             moved = [rank.get(stage, {}).get(primitive, {"calls": 0, "bytes": 0}) for rank in ranks]

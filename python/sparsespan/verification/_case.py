@@ -10,11 +10,13 @@ from ..cp import RankGrid
 from ._batches import Batch
 from ._setup import Model
 
-__all__ = ["COMBINES", "INDEX_KS", "SCHEMES", "Case"]
+__all__ = ["COMBINES", "INDEX_KS", "O_PROJS", "PARTS", "SCHEMES", "Case"]
 
 SCHEMES = ("zigzag", "zigzag_padded", "ceil_chunk", "interleave", "contiguous", "contiguous_flat", "thd_even")
 COMBINES = ("a2a", "ag_rs", "ar")
 INDEX_KS = ("replicated", "sharded", "sharded_routed", "union", "gathered")
+O_PROJS = ("full", "gather_weight", "a2a_rs", "broadcast")
+PARTS = ("prefill", "decode", "o_proj", "layer")
 _LANES = (1, 2, 4, 8)
 
 
@@ -25,11 +27,13 @@ def _one_of(argument: str, value: str, names: tuple[str, ...]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A prefill step over ``cp`` ranks, or a decode step over ``dcp`` ranks of a ``tp`` group.
+    """A prefill step over ``cp`` ranks, or a decode step over ``dcp`` ranks of a ``tp`` group; or a part around them.
 
     Parameters
     ----------
-    part : {"prefill", "decode"}
+    part : {"prefill", "decode", "o_proj", "layer"}
+        The DSA operators of prefill and of decode; the output projection of a token-sharded step (``contiguous_flat``);
+        a whole attention layer with seeded weights in prefill.
     batch : Batch
         See :func:`batch`.
     cp, dcp, tp : int
@@ -38,6 +42,8 @@ class Case:
         Prefill: a scheme of :func:`sparsespan.cp.split_plan`. ``thd_even`` lengthens the requests to what it needs.
     interleave, combine, index_k, payload, replicate_q
         Decode: as in :func:`sparsespan.cp.dcp_layout` and :func:`sparsespan.cp.volume`.
+    o_proj : {"full", "gather_weight", "a2a_rs", "broadcast"}
+        How the projection's weight is kept.
     model : Model
 
     Raises
@@ -57,13 +63,15 @@ class Case:
     index_k: str = "replicated"
     payload: str = "fp32"
     replicate_q: bool = False
+    o_proj: str = "full"
     model: Model = dataclasses.field(default_factory=Model)
 
     def __post_init__(self) -> None:
-        _one_of("part", self.part, ("prefill", "decode"))
+        _one_of("part", self.part, PARTS)
         _one_of("scheme", self.scheme, SCHEMES)
         _one_of("combine", self.combine, COMBINES)
         _one_of("index_k", self.index_k, INDEX_KS)
+        _one_of("o_proj", self.o_proj, O_PROJS)
         _one_of("payload", self.payload, ("fp32", "bf16"))
         grid = self.grid  # refuses sizes that are no grid
         if self.model.heads % grid.attn_tp:
@@ -74,7 +82,11 @@ class Case:
             cp.dcp_layout(self.interleave, self.dcp, self.model.page_size)
             if not all(self.batch.decode):
                 raise ValueError(f"verification: batch {self.batch.name!r} has prefill rows, needs a decode batch")
-        if self.part == "prefill" and self.scheme == "thd_even":
+        if self.part == "o_proj":  # its tokens are cut flat, decode rows like any
+            object.__setattr__(self, "scheme", "contiguous_flat")
+            plain = dataclasses.replace(self.batch, decode=(False,) * len(self.batch.lens))
+            object.__setattr__(self, "batch", plain)
+        if self.part != "decode" and self.scheme == "thd_even":
             object.__setattr__(self, "batch", self.batch.even(2 * self.cp))
 
     @property
@@ -90,7 +102,7 @@ class Case:
     @property
     def group(self) -> str:
         """Kind of the grid's groups that this part's collectives run in."""
-        return "cp" if self.part == "prefill" else "dcp"
+        return "dcp" if self.part == "decode" else "cp"
 
     @property
     def lanes(self) -> bool:
@@ -100,11 +112,13 @@ class Case:
     @property
     def name(self) -> str:
         """What the report calls it; the same words select it again."""
-        sizes = f"cp {self.cp}" if self.part == "prefill" else f"dcp {self.dcp}"
-        if self.grid.world_size != (self.cp if self.part == "prefill" else self.dcp):
+        size = self.dcp if self.part == "decode" else self.cp
+        sizes = f"{self.group} {size}"
+        if self.grid.world_size != size:
             sizes = f"cp {self.cp} x tp {self.grid.attn_tp}, dcp {self.dcp}"
-        if self.part == "prefill":
-            return f"prefill {sizes} {self.scheme} {self.batch.name}"
+        if self.part != "decode":
+            way = self.o_proj if self.part == "o_proj" else self.scheme
+            return f"{self.part} {sizes} {way} {self.batch.name}"
         extra = "" if self.payload == "fp32" else f" {self.payload}"
         extra += " replicated-q" if self.replicate_q else ""
         rows = max(self.batch.lens, default=0)
@@ -118,6 +132,8 @@ class Case:
         if self.part == "decode":
             keys = ("interleave", "combine", "index_k", "payload", "replicate_q")
             own = {key: getattr(self, key) for key in keys}
+        elif self.part == "o_proj":
+            own["o_proj"] = self.o_proj
         return {
             "name": self.name,
             "part": self.part,

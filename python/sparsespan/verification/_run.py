@@ -11,7 +11,7 @@ from typing import Any
 
 from ..comm import Communicator
 from ..testing import FaultyComm
-from . import _decode, _prefill
+from . import _decode, _layer, _prefill, _projection
 from ._bytes import compare_bytes
 from ._case import Case
 from ._checks import Traffic
@@ -47,7 +47,7 @@ class Fault:
 
 
 def _part(case: Case) -> ModuleType:
-    return _prefill if case.part == "prefill" else _decode
+    return {"prefill": _prefill, "decode": _decode, "o_proj": _projection, "layer": _layer}[case.part]
 
 
 def prepare(case: Case) -> None:

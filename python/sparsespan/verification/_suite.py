@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 from ._batches import BATCHES, Batch, batch
-from ._case import COMBINES, INDEX_KS, SCHEMES, Case
+from ._case import COMBINES, INDEX_KS, O_PROJS, SCHEMES, Case
 from ._setup import Model
 
 __all__ = ["TABLE", "Options", "cases"]
@@ -16,7 +17,7 @@ _DECODE_BATCHES = ("single", "ragged")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Choices, each a tuple of alternatives; ``()`` leaves a part of the model out or takes its default batches."""
+    """Choices, each a tuple of alternatives; ``()`` leaves out what it would choose."""
 
     cp: tuple[int, ...] = ()
     dcp: tuple[int, ...] = ()
@@ -27,6 +28,8 @@ class Options:
     index_k: tuple[str, ...] = ("replicated",)
     payload: tuple[str, ...] = ("fp32",)
     replicate_q: bool = False
+    o_proj: tuple[str, ...] = ()
+    layer: bool = False
     batches: tuple[str, ...] = BATCHES
     lens: tuple[int, ...] = ()
     prefix: tuple[int, ...] = (0,)
@@ -47,10 +50,14 @@ def _batches(options: Options, part: str) -> list[Batch]:
 
 
 def _prefill(options: Options, cp: int, dcp: int) -> list[Case]:
-    return [
-        Case("prefill", b, cp=cp, dcp=dcp, tp=options.tp, scheme=scheme, model=options.model)
-        for scheme, b in itertools.product(options.scheme, _batches(options, "prefill"))
+    batches = _batches(options, "prefill")
+    grid: dict[str, Any] = {"cp": cp, "dcp": dcp, "tp": options.tp, "model": options.model}
+    found = [
+        Case(part, b, scheme=scheme, **grid)
+        for part in (("prefill", "layer") if options.layer else ("prefill",))
+        for scheme, b in itertools.product(options.scheme, batches)
     ]
+    return found + [Case("o_proj", b, o_proj=mode, **grid) for mode in options.o_proj for b in batches[:1]]
 
 
 def _decode(options: Options, cp: int, dcp: int) -> list[Case]:
@@ -92,4 +99,5 @@ def cases(options: Options, *, joint: bool = True) -> list[Case]:
 # Every scheme and batch for each size of cp, every design of decode for each size of dcp; joint=False.
 TABLE = Options(
     cp=(2, 4, 8), dcp=(2, 4, 8), scheme=SCHEMES, interleave=(1, 16, 64), combine=COMBINES, index_k=INDEX_KS,
+    o_proj=O_PROJS, layer=True,
 )  # fmt: skip
