@@ -93,13 +93,19 @@ def test_names_stand_in_one_order_in_command_and_package():
     assert CHOICES["combine"] == verification.COMBINES
     assert CHOICES["index_k"] == verification.INDEX_KS
     assert CHOICES["batches"] == verification.BATCHES
+    assert CHOICES["o_proj"] == verification.O_PROJS
 
 
 def test_the_table_is_the_whole_product():
     found = verification.cases(verification.TABLE, joint=False)
-    prefill = [case for case in found if case.part == "prefill"]
-    assert len(prefill) == 3 * len(verification.SCHEMES) * len(verification.BATCHES)
-    assert len(found) - len(prefill) == 3 * 3 * 3 * len(verification.INDEX_KS) * 2
+    parts = {part: sum(case.part == part for case in found) for part in verification.PARTS}
+    splits = 3 * len(verification.SCHEMES) * len(verification.BATCHES)
+    assert parts == {
+        "prefill": splits,
+        "layer": splits,
+        "o_proj": 3 * len(verification.O_PROJS),
+        "decode": 3 * 3 * 3 * len(verification.INDEX_KS) * 2,
+    }
     assert len({case.name for case in found}) == len(found)
 
 

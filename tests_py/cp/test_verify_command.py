@@ -72,12 +72,43 @@ def test_dcp_inside_a_larger_tp_group(capsys):
     assert [key for key, promise in promises.items() if promise == "bits"] == [("a2a", "fp32")]
 
 
+def test_every_design_of_the_indexer(capsys):
+    code, report, words = run(capsys, *SMALL, "--dcp", "2", "--index-k", "all", "--next-n", "1,3")
+    assert code == 0 and len(report["cases"]) == 5 * 2
+    for case in report["cases"]:
+        first = case["checks"][0]
+        if case["index_k"] == "union":
+            assert first["what"] == "own picks" and case["union"]["recall"] == 1.0 and case["union"]["attended"] >= 1
+            assert all(check["promise"] != "bits" for check in case["checks"][1:])
+        else:
+            assert first["what"] == "indices" and case["union"] is None
+            assert case["checks"][1]["promise"] == "bits" and case["checks"][1]["bitwise"]
+        moved = sum(row["counted"] for row in case["bytes"] if row["stage"] == "selection")
+        assert (moved > 0) == (case["index_k"] not in ("replicated", "union"))
+    assert "union: recall 1.000" in words
+
+
+def test_layers_and_the_output_projection(capsys):
+    code, report, _ = run(capsys, *SMALL, "--cp", "2", "--layer", "--o-proj", "all")
+    assert code == 0
+    assert [case["part"] for case in report["cases"]] == ["prefill", "layer"] + ["o_proj"] * 4
+    out = {case.get("o_proj"): case["checks"][0]["promise"] for case in report["cases"] if case["part"] == "o_proj"}
+    assert [mode for mode, promise in out.items() if promise != "bits"] == ["a2a_rs"]
+
+
+def test_a_rank_without_rows_takes_part(capsys):
+    short = ["verify", "--heads", "8", "--lens", "3,0", "--scheme", "all", "--cp", "4", "--layer"]
+    code, report, _ = run(capsys, *short)
+    assert code == 0 and len(report["cases"]) == 14
+
+
 @pytest.mark.parametrize("grid", [("--cp", "2"), ("--dcp", "2")])
 @pytest.mark.parametrize(
     ("fault", "word"),
     [
         ("flip", "is off by"),
         ("count", "bytes counted"),
+        ("corrupt", "held to bits"),
         ("plan", "RankMismatch"),
         ("raise", "injected failure"),
     ],

@@ -18,7 +18,7 @@ from ._checks import Traffic
 
 __all__ = ["FAULTS", "Fault", "failure", "merged", "prepare", "rank_main"]
 
-_COMM = {"raise": "raise", "skip": "skip", "delay": "delay", "plan": "mismatch", "die": "die"}
+_COMM = {"raise": "raise", "skip": "skip", "delay": "delay", "plan": "mismatch", "die": "die", "corrupt": "corrupt"}
 FAULTS = ("flip", "count", *_COMM)
 
 
@@ -27,7 +27,7 @@ class Fault:
     """Something wrong on purpose, on the last rank: what a verification must find.
 
     ``flip``: one row has the wrong sign. ``count``: one byte more is counted than moved. ``raise``, ``skip``,
-    ``delay``, ``plan`` (it names another plan), ``die``: see :class:`sparsespan.testing.FaultyComm`, at operation
+    ``delay``, ``plan`` (it names another plan), ``corrupt``, ``die``: see :class:`sparsespan.testing.FaultyComm`, at operation
     ``at``.
     """
 
