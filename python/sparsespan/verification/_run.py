@@ -27,8 +27,8 @@ class Fault:
     """Something wrong on purpose, on the last rank: what a verification must find.
 
     ``flip``: one row has the wrong sign. ``count``: one byte more is counted than moved. ``raise``, ``skip``,
-    ``delay``, ``plan`` (it names another plan), ``corrupt``, ``die``: see :class:`sparsespan.testing.FaultyComm`, at operation
-    ``at``.
+    ``delay``, ``plan`` (it names another plan), ``corrupt``, ``die``: see :class:`sparsespan.testing.FaultyComm`, at
+    operation ``at``.
     """
 
     kind: str
