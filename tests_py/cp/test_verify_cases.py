@@ -59,6 +59,46 @@ def test_an_unpaid_collective_is_found(monkeypatch):
         verification.check(DECODE)
 
 
+def _later(call, name, change):
+    """The call with one of its keyword or positional arguments changed."""
+
+    def wrong(*args, **kwargs):
+        if isinstance(name, int):
+            args = (*args[:name], change(args[name]), *args[name + 1 :])
+        else:
+            kwargs[name] = change(kwargs[name])
+        return call(*args, **kwargs)
+
+    return wrong
+
+
+# What engines got wrong, and what no rank by itself can see.
+MISTAKES = {
+    "rope by local rows": (PREFILL, cp.CpPlan, "positions", lambda f: lambda plan, r, **k: np.arange(plan.counts[r])),
+    "a prefix added twice": (
+        PREFILL,
+        cp.CpPlan,
+        "positions",
+        lambda f: lambda plan, r, **k: f(plan, r, **k) + plan.prefix_lens[plan.row_to_request(r)],
+    ),
+    "one key less": (PREFILL, cp, "prefill_attention", lambda f: _later(f, "topk", lambda k: k - 1)),
+    "the query's own key left out": (DECODE, cp, "dcp_select", lambda f: _later(f, 4, lambda lens: lens - 1)),
+    "another rank's shard": (DECODE, cp, "dcp_write_kv", lambda f: _later(f, 6, lambda rank: 1 - rank)),
+    "another interleave": (DECODE, cp, "dcp_write_kv", lambda f: _later(f, 5, lambda _: cp.dcp_layout(2, 2, 64))),
+    "heads of a neighbour": (DECODE, cp, "dcp_decode", lambda f: _later(f, 1, lambda q: np.roll(q, 1, axis=1))),
+    "scores in base 2": (DECODE, cp, "dcp_decode", lambda f: _later(f, 6, lambda scale: scale * np.log2(np.e))),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_known_mistakes_are_found(monkeypatch, mistake):
+    case, owner, name, wrong = MISTAKES[mistake]
+    (_prefill if case is PREFILL else _decode).oracle(case.model, case.batch)
+    monkeypatch.setattr(owner, name, wrong(getattr(owner, name)))
+    with pytest.raises((AssertionError, ValueError, IndexError), match=r"is off by|position"):
+        verification.check(case)
+
+
 def test_the_one_rank_answer_is_never_written():
     """Threads share it: a rank that works in place must work on its own copy."""
     for case, part in ((PREFILL, _prefill), (DECODE, _decode)):

@@ -40,6 +40,27 @@ def _cells(result: dict[str, Any]) -> list[str]:
 HEAD = ["", "case", "bits", "max error", "held to", "imbalance", "ms", "bytes into all ranks"]
 
 
+def _summary(cases: list[dict[str, Any]]) -> list[str]:
+    """A line for each part: results at their promise, largest error, bytes."""
+    lines = []
+    for part in dict.fromkeys(case["part"] for case in cases):
+        own = [case for case in cases if case["part"] == part]
+        out = [next((c for c in case["checks"] if c["what"].startswith("out")), None) for case in own]
+        exact = [c for c in out if c is not None and c["promise"] == "bits"]
+        near = [c["max_error"] for c in out if c is not None and c["promise"] != "bits"]
+        words = f"{part}: {len(own)} cases, {sum(case['passed'] for case in own)} ok"
+        if exact:
+            words += f"; bits promised {len(exact)} times, kept {sum(c['bitwise'] for c in exact)}"
+        if near:
+            worst = "not finite" if None in near else f"{max(near):.1e}"
+            words += f"; tolerance promised {len(near)} times, largest error {worst}"
+        rows = [row for case in own for row in case["bytes"]]
+        same = sum(row["counted"] == row["formula"] for row in rows)
+        total = sum(row["counted"] for row in rows)
+        lines.append(f"{words}; {same} of {len(rows)} byte counts are the formula's, {total:,} bytes in all")
+    return lines
+
+
 class Printer:
     """Prints in the leading process alone; errors of other processes go to stderr with their rank."""
 
@@ -91,6 +112,8 @@ class Printer:
             return
         run, failed = len(document["cases"]), len(document["failed"])
         skipped = document["planned"] - run
+        for line in _summary(document["cases"]):
+            self._print(line)
         words = "every case kept its contract" if document["passed"] else f"{failed} FAILED"
         if skipped:
             words += f", {skipped} not run: the group was given up"

@@ -151,7 +151,12 @@ def _run(arguments: argparse.Namespace) -> int:
     except (ValueError, TypeError, IndexError) as error:
         return _refuse(team, error)
     out = _verify_text.Printer(cases, team, sys.stderr if arguments.json else sys.stdout)
-    document = verification.verify(cases, team, timeout=arguments.timeout, fault=fault, tell=out.case)
+    try:
+        document = verification.verify(cases, team, timeout=arguments.timeout, fault=fault, tell=out.case)
+    except KeyboardInterrupt:
+        print("sparsespan verify: interrupted", file=sys.stderr)
+        team.give_up(130)
+        return 130
     out.end(document)
     spans = document.pop("spans")
     if team.leader:
