@@ -95,7 +95,7 @@ def test_known_mistakes_are_found(monkeypatch, mistake):
     case, owner, name, wrong = MISTAKES[mistake]
     (_prefill if case is PREFILL else _decode).oracle(case.model, case.batch)
     monkeypatch.setattr(owner, name, wrong(getattr(owner, name)))
-    with pytest.raises((AssertionError, ValueError, IndexError), match=r"is off by|position"):
+    with pytest.raises((AssertionError, ValueError, IndexError), match=r"is off by|has NaN|position"):
         verification.check(case)
 
 
@@ -124,6 +124,10 @@ def test_bits_and_tolerance():
         assert not _checks.within("x", lost, want, near).passed
     wrong = _checks.within("x", want[:1], want, near)
     assert not wrong.passed and not wrong.bitwise and "one rank has" in wrong.note
+    leaked = want.copy()
+    leaked[0, 0] = np.nan
+    for check in (_checks.bits("x", leaked, leaked.copy()), _checks.within("x", leaked, leaked.copy(), near)):
+        assert not check.passed and "x has NaN in 1 rows, first in row 0" in check.note
     empty = np.zeros((0, 3), np.float32)
     assert _checks.bits("x", empty, empty).passed and _checks.within("x", empty, empty, near).passed
 

@@ -10,7 +10,7 @@ from ..cp import RankGrid
 from ._batches import Batch
 from ._setup import Model
 
-__all__ = ["COMBINES", "INDEX_KS", "O_PROJS", "PARTS", "SCHEMES", "Case"]
+__all__ = ["COMBINES", "INDEX_KS", "O_PROJS", "PARTS", "SCHEMES", "Case", "own_heads"]
 
 SCHEMES = ("zigzag", "zigzag_padded", "ceil_chunk", "interleave", "contiguous", "contiguous_flat", "thd_even")
 COMBINES = ("a2a", "ag_rs", "ar")
@@ -142,3 +142,10 @@ class Case:
             "batch": {**dataclasses.asdict(self.batch), "rows": self.batch.rows},
             "topk": self.model.dims(self.batch).topk,
         }
+
+
+def own_heads(case: Case, rank: int) -> slice:
+    """Heads of a rank: those of its place in the tp group, of which a dcp group is a run."""
+    each = case.model.heads // case.grid.attn_tp
+    first = case.grid.rank_in("tp", rank) * each
+    return slice(first, first + each)

@@ -14,7 +14,7 @@ from ..testing._model_inputs import BF16
 from . import _union
 from ._batches import Batch
 from ._bytes import Expected
-from ._case import Case
+from ._case import Case, own_heads
 from ._checks import LSE, Check, Traffic, bits, merge_tolerance, within
 from ._setup import Caches, Model, Setup
 
@@ -111,22 +111,15 @@ def _select(case: Case, comm: Communicator, shard: Shard) -> np.ndarray:
     )  # fmt: skip
 
 
-def _heads(case: Case, comm: Communicator, world_rank: int) -> slice:
-    """Heads of this rank: those of its place in the tp group, of which the dcp group is a run."""
-    each = case.model.heads // case.grid.attn_tp
-    first = case.grid.rank_in("tp", world_rank) * each
-    return slice(first, first + each)
-
-
 def run(
     case: Case, comm: Communicator, traffic: Traffic, wrong_row: bool, world_rank: int
 ) -> tuple[list[Check], dict[str, Any]]:
     """One rank's part; ``wrong_row`` turns the sign of its first query row."""
     want = oracle(case.model, case.batch)
     setup, model = want.setup, case.model
-    shard, heads = Shard(case, comm.rank), _heads(case, comm, world_rank)
-    group = slice(heads.start - comm.rank * (heads.stop - heads.start), 0)
-    group = slice(group.start, group.start + comm.size * (heads.stop - heads.start))
+    shard, heads = Shard(case, comm.rank), own_heads(case, world_rank)
+    each = heads.stop - heads.start
+    group = slice(heads.start - comm.rank * each, heads.start + (comm.size - comm.rank) * each)
     q = want.rows.q[:, group if case.replicate_q else heads].copy()  # all ranks of a process share the oracle
     if wrong_row and len(q):
         q[0] *= np.array(-1, BF16)

@@ -13,7 +13,7 @@ from ..comm import Communicator
 from ..testing._model_inputs import BF16
 from ._batches import Batch
 from ._bytes import Expected
-from ._case import Case
+from ._case import Case, own_heads
 from ._checks import Check, Traffic, bits
 from ._setup import Caches, Model, Setup, turn
 
@@ -81,7 +81,8 @@ def run(
         local.c_kv[np.argmax(written)] *= np.array(-1, BF16)
     mine = Caches(want.before.kv.copy(), want.before.index.copy())
     caches = cp.LayerCache(mine.kv, mine.index, model.layout, model.index_layout, model.page_size)
-    queries = (local.q, local.q_index, local.weights)
+    heads = own_heads(case, world_rank)
+    queries = (np.ascontiguousarray(local.q[:, heads]), local.q_index, local.weights)
     with traffic.stage("keys"):
         got = cp.prefill_attention(
             comm, plan, caches, local.c_kv, local.k_pe, local.k_index, queries,
@@ -96,8 +97,8 @@ def run(
     wanted_last = np.where(np.array(case.batch.lens)[:, None] > 0, want.hidden[ends], np.array(0, BF16))
     return [
         bits("indices", got.indices[real], want.indices[rows[real]], rows[real]),
-        bits("out", got.out[real], want.out[rows[real]], rows[real]),
-        bits("lse", got.lse[real], want.lse[rows[real]], rows[real]),
+        bits("out", got.out[real], want.out[rows[real], heads], rows[real]),
+        bits("lse", got.lse[real], want.lse[rows[real], heads], rows[real]),
         _caches(mine, want.after),
         bits("gathered rows", everything, want.hidden),
         bits("last rows", last, wanted_last),
