@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from .._runtime import build_info
 from ..comm import Communicator
 
 __all__ = ["LSE", "Check", "Tolerance", "Traffic", "bits", "merge_tolerance", "within"]
 
 
+_ROUNDED_WEIGHTS = ("avx512_bf16", "amx")  # levels whose attention multiplies bfloat16 by bfloat16
 _AT_ONCE = 64  # rows that are compared in float64 at a time: long batches have wide rows
 
 
@@ -35,9 +37,11 @@ def merge_tolerance(payload: str, largest: float) -> Tolerance:
     """How far merged partial attention may be off; ``largest`` is the largest attended value.
 
     float32: vLLM's bound (test_merge_attn_states.py). bfloat16: weighted partials sum to at most ``largest``; each is
-    rounded once on its way (2**-9), and a sum in bfloat16 once more.
+    rounded once on its way (2**-9), and a sum in bfloat16 once more. Where weights are rounded to bfloat16 before they
+    meet the values, they are so once on each side, against another maximum: 2**-9 each.
     """
-    return Tolerance(1e-3, 1e-3) if payload == "fp32" else Tolerance(2**-8 * largest, 0.0)
+    rounded = (payload == "bf16") + (build_info()["isa"] in _ROUNDED_WEIGHTS)
+    return Tolerance(2**-8 * largest * rounded, 0.0) if rounded else Tolerance(1e-3, 1e-3)
 
 
 @dataclasses.dataclass

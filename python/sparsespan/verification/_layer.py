@@ -15,7 +15,7 @@ from ._batches import Batch
 from ._bytes import Expected
 from ._case import Case
 from ._checks import Check, Traffic, bits
-from ._prefill import figures, split
+from ._prefill import figures, priced, split
 from ._setup import Model, Setup
 
 __all__ = ["expected", "figures", "oracle", "run"]
@@ -75,13 +75,7 @@ def run(
 
 def expected(case: Case) -> Expected:
     """Closed form of one layer. The layer gathers keys in bfloat16, whatever precision its caches have."""
-    b = case.batch
-    dims = case.model.volume_dims(b)
-    prefill = [n for n, d in zip(b.lens, b.decode) if not d]
     form = Expected()
-    for row in cp.volume(case.scheme, model=dims, tokens=prefill, ranks=case.cp, cache="bf16", restore="none").rows:
+    for row in priced(case, case.model.volume_dims(case.batch), cache="bf16", restore="none").rows:
         form.add("keys", row)
-    each = (case.cp - 1) * (b.rows - sum(prefill)) * sum(dims.cache_bytes("bf16"))
-    if each:
-        form.add_bytes("keys", "all_gather", each * case.cp, each, "replicated decode rows: (N-1) rows bytes")
     return form

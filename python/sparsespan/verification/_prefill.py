@@ -17,7 +17,7 @@ from ._case import Case, own_heads
 from ._checks import Check, Traffic, bits
 from ._setup import Caches, Model, Setup, turn
 
-__all__ = ["expected", "figures", "oracle", "run", "split"]
+__all__ = ["expected", "figures", "oracle", "priced", "run", "split"]
 
 
 class Oracle:
@@ -112,28 +112,21 @@ def _caches(got: Caches, want: Caches) -> Check:
     return Check("caches", "bits", wrong == 0, float("inf") if wrong else 0.0, wrong == 0, note)
 
 
+def priced(case: Case, dims: cp.AttentionDims, **options: Any) -> cp.Volume:
+    """The closed form by scheme and lengths alone; replicated decode rows are only known to a plan."""
+    if any(case.batch.decode):
+        return cp.volume(split(case), model=dims, **options)
+    return cp.volume(case.scheme, model=dims, tokens=list(case.batch.lens), ranks=case.cp, **options)
+
+
 def expected(case: Case) -> Expected:
     """Closed form of one layer: fused key gather; all rows and last rows for what comes behind."""
-    b, model = case.batch, case.model
-    dims = model.volume_dims(b)
-    prefill = [n for n, d in zip(b.lens, b.decode) if not d]
-    replicated = b.rows - sum(prefill)  # decode rows: every rank sends its copy
-    others = case.cp - 1
+    dims = case.model.volume_dims(case.batch)
     form = Expected()
-    for restore, stage in (("none", "keys"), ("all", "all rows")):
-        volume = cp.volume(case.scheme, model=dims, tokens=prefill, ranks=case.cp, cache=model.cache, restore=restore)
-        for row in volume.rows:
+    for restore, stage in (("none", "keys"), ("all", "all rows"), ("last", "last rows")):
+        for row in priced(case, dims, cache=case.model.cache, restore=restore).rows:
             if stage == "keys" or row.what.endswith("for the LM head"):
                 form.add(stage, row)
-    row_bytes = {"keys": sum(dims.cache_bytes(model.cache)), "all rows": dims.hidden * 2}
-    for stage, size in row_bytes.items():
-        if replicated:
-            each = others * replicated * size
-            form.add_bytes(stage, "all_gather", each * case.cp, each, "replicated decode rows: (N-1) rows bytes")
-    # The owners' rows travel in one all-gather; volume prices it as the broadcast of a single owner: the same bytes.
-    ends = [n for n in b.lens if n]
-    each = cp.volume("contiguous", model=dims, tokens=ends, ranks=case.cp, restore="last").rows[-1].chunk
-    form.add_bytes("last rows", "all_gather", others * each, each, "last rows for the LM head: requests hidden e")
     return form
 
 
