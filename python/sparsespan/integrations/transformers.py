@@ -70,7 +70,7 @@ def mask(
         if ranges is not None:
             return ranges
     kwargs.pop("allow_is_causal_skip", None)
-    made: torch.Tensor = sdpa_mask(
+    made: Any = sdpa_mask(
         batch_size=batch_size,
         q_length=q_length,
         kv_length=kv_length,
