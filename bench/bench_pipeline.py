@@ -72,7 +72,7 @@ def pipeline_rows(quick: bool):
     chunks = [128, 128, 96, 64] if quick else [256, 192, 160, 128, 128, 96]
     prefill(2, 2, chunks[:2])
     measured, modelled, alone, overlap, bound = [], [], [], [], []
-    for _ in range(3 if quick else 9):
+    for _ in range(3 if quick else 7):
         trace = prefill(2, 2, chunks)
         costs = Costs.from_trace(trace)
         measured.append(trace.makespan)

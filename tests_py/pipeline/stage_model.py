@@ -66,15 +66,12 @@ def make_forward(splits, scratch=0, shard_check=None):
                 if shard_check is not None:
                     shard_check(layer, weights)
                 whole = gathered(x)
-                old = [
-                    x.state.get((layer, x.batch.kind, x.batch.request, i), np.zeros((0, WIDTH), np.float32))
-                    for i in range(x.plan.num_requests)
-                ]
-                cu = x.plan.cu_seqlens
-                keys = [
-                    np.concatenate([old[i][: x.batch.prefix_lens[i]], whole[cu[i] : cu[i + 1]]])
-                    for i in range(len(old))
-                ]
+                cu, prefix, keys = x.plan.cu_seqlens, x.batch.prefix_lens, []
+                for i in range(x.plan.num_requests):
+                    old = x.state.get((layer, x.batch.kind, x.batch.request, i), np.zeros((0, WIDTH), np.float32))
+                    # In a dry run the keys of chunks that were left out are missing.
+                    missing = np.zeros((max(0, prefix[i] - len(old)), WIDTH), np.float32)
+                    keys.append(np.concatenate([old[: prefix[i]], missing, whole[cu[i] : cu[i + 1]]]))
                 for i, k in enumerate(keys):
                     assert len(k) == x.batch.prefix_lens[i] + cu[i + 1] - cu[i]
                     x.state[layer, x.batch.kind, x.batch.request, i] = k

@@ -167,7 +167,8 @@ def test_a_stage_that_owes_indices_is_told():
     assert "stage 0 gave no indices for micro-batch 0" in said[0]
 
 
-def test_indices_and_residual_travel():
+@pytest.mark.parametrize("grid", [{"cp": 2}, {"tp": 2}])
+def test_indices_and_residual_travel(grid):
     seen = []
 
     def forward(x):
@@ -182,7 +183,10 @@ def test_indices_and_residual_travel():
     def rank(comm):
         program = StageProgram(forward, 2, "float32", topk=4, residual=True)
         options = {"stage_layers": [1, 1], "index_layers": ["full", "shared"], "collect": "all"}
-        return run(comm, chunked_prefill(2, [5, 3]), {0: np.zeros((8, 2), np.float32)}, program=program, **options).rows
+        stage = Stage(comm, pp=2, **grid)
+        return run_pipeline(
+            stage, program, chunked_prefill(2, [5, 3]), {0: np.zeros((8, 2), np.float32)}, **options
+        ).rows
 
     ends = run_ranks(4, rank, timeout=5)
     assert sorted(seen) == [0, 0, 1, 1]

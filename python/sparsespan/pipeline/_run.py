@@ -213,7 +213,7 @@ def dummy_run(
     """Predict ``peak_bytes`` of :func:`run_pipeline` without a message. Collective within each stage.
 
     Allocates the same buffers and the same slices of a batch, and calls ``forward`` with zeros on the batches that
-    nothing exceeds in rows and prefix, with a state of its own.
+    nothing exceeds in rows and prefix, with a state of its own: the keys of chunks that are left out are not there.
 
     Returns
     -------
