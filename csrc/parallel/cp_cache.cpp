@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "core/parallel.h"
-#include "core/scratch.h"
+#include "parallel/comm_array.h"
 #include "quant/cache_write.h"
 #include "quant/rows.h"
 #include "quant/token_stream.h"
@@ -25,13 +25,6 @@ struct Side {
   TokenCodec stream(std::byte* data, std::int64_t tokens, std::int64_t width) const {
     return TokenCodec(token_stream(cache.layout, data + offset, tokens, width), rule);
   }
-};
-
-struct KvStage {
-  KvStage(std::int64_t send_bytes, std::int64_t recv_bytes) : send(send_bytes), recv(recv_bytes) {}
-  Scratch<std::byte> send;
-  Scratch<std::byte> recv;
-  std::shared_ptr<void> user;
 };
 
 void require_part(std::string_view argument, const Tensor& x, std::int64_t rows, std::int64_t width) {
@@ -178,34 +171,20 @@ class KvGather {
   std::uint64_t salt_ = 0;
 };
 
-Tensor byte_rows(std::byte* data, std::int64_t rows, std::int64_t width) {
-  Tensor t;
-  t.data = data;
-  t.dtype = DType::uint8;
-  t.rank = 2;
-  t.shape[0] = rows;
-  t.shape[1] = t.strides[0] = width;
-  t.strides[1] = 1;
-  t.writable = t.present = true;
-  return t;
-}
-
 }  // namespace
 
 std::shared_ptr<CpWork> igather_kv_and_cache(Communicator& comm, const PlanPtr& plan, const GatherKvParams& p,
                                              CommOptions options) {
   const auto gather = std::make_shared<const KvGather>(comm, *plan, p);
   const std::int64_t rows = plan->padded_len();
-  const std::int64_t bytes = checked_product(kOp, "c_kv", rows, gather->width());
-  const auto stage = std::make_shared<KvStage>(bytes, checked_product(kOp, "comm", bytes, comm.size()));
-  gather->encode(stage->send.data(), rows);
-  stage->user = std::move(options.keep);
-  options.keep = stage;
+  const CommArray send(kOp, DType::uint8, {rows, gather->width()});
+  const CommArray recv(kOp, DType::uint8, {checked_product(kOp, "comm", rows, comm.size()), gather->width()});
+  gather->encode(send.data<std::byte>(), rows);
   options.plan = plan_stamp(*plan, gather->salt());
-  auto work = comm.iall_gather(byte_rows(stage->send.data(), rows, gather->width()),
-                               byte_rows(stage->recv.data(), rows * comm.size(), gather->width()), options);
-  return std::make_shared<CpWork>(
-      std::move(work), [stage, gather, place = plan->restore_index()] { gather->scatter(stage->recv.data(), place); });
+  auto work = comm.iall_gather(send.tensor(), recv.tensor(), touching(options, send, recv));
+  return std::make_shared<CpWork>(std::move(work), [recv, gather, keep = options.keep, place = plan->restore_index()] {
+    gather->scatter(recv.data<std::byte>(), place);
+  });
 }
 
 }  // namespace sparsespan

@@ -4,19 +4,13 @@
 #include <utility>
 
 #include "core/parallel.h"
-#include "core/scratch.h"
+#include "parallel/comm_array.h"
 
 namespace sparsespan {
 
 namespace {
 
 constexpr std::string_view kOp = "exchange_heads";
-
-struct Stage {
-  explicit Stage(std::int64_t bytes) : data(bytes) {}
-  Scratch<std::byte> data;  // packed blocks: to each rank (forth), from each rank (back)
-  std::shared_ptr<void> user;
-};
 
 // t tokens, N blocks of `width` bytes per token.
 struct Shape {
@@ -69,30 +63,30 @@ Shape check(const Communicator& comm, const ExchangeHeadsParams& p) {
   return s;
 }
 
-Tensor like(const Tensor& x, std::byte* data) {
+// The exchanged blocks: bytes under the shape and dtype that the ranks compare.
+Tensor like(const Tensor& x, const CommArray& blocks) {
   Tensor t = x;
-  t.data = data;
+  t.data = blocks.tensor().data;
   t.writable = true;
   return t;
 }
 
 }  // namespace
 
-std::shared_ptr<CpWork> iexchange_heads(Communicator& comm, const ExchangeHeadsParams& p, CommOptions options) {
+std::shared_ptr<CpWork> iexchange_heads(Communicator& comm, const ExchangeHeadsParams& p, const CommOptions& options) {
   const Shape s = check(comm, p);
-  const auto stage = std::make_shared<Stage>(s.tokens * s.ranks * s.width);
-  stage->user = std::move(options.keep);
-  options.keep = stage;
+  const CommArray blocks(kOp, DType::uint8, {s.ranks * s.tokens, s.width});
+  const CommOptions held = touching(options, blocks);
   auto* x = static_cast<std::byte*>(p.x.data);
   auto* out = static_cast<std::byte*>(p.out.data);
   if (p.back) {
-    auto work = comm.iall_to_all(p.x, like(p.x, stage->data.data()), options);
-    return std::make_shared<CpWork>(
-        std::move(work), [stage, s, out, threads = p.threads] { pack(s, out, stage->data.data(), false, threads); });
+    auto work = comm.iall_to_all(p.x, like(p.x, blocks), held);
+    return std::make_shared<CpWork>(std::move(work), [blocks, s, out, keep = options.keep, threads = p.threads] {
+      pack(s, out, blocks.data<std::byte>(), false, threads);
+    });
   }
-  pack(s, x, stage->data.data(), true, p.threads);
-  auto work = comm.iall_to_all(like(p.out, stage->data.data()), p.out, options);
-  return std::make_shared<CpWork>(std::move(work), [stage] {});
+  pack(s, x, blocks.data<std::byte>(), true, p.threads);
+  return std::make_shared<CpWork>(comm.iall_to_all(like(p.out, blocks), p.out, held), [] {});
 }
 
 }  // namespace sparsespan

@@ -15,6 +15,7 @@ struct ExchangeHeadsParams {
   int threads = 0;
 };
 // One all_to_all. Columns [r C / N, (r + 1) C / N) go to rank r; the way back is the inverse.
-std::shared_ptr<CpWork> iexchange_heads(Communicator& comm, const ExchangeHeadsParams& params, CommOptions options);
+std::shared_ptr<CpWork> iexchange_heads(Communicator& comm, const ExchangeHeadsParams& params,
+                                        const CommOptions& options);
 
 }  // namespace sparsespan

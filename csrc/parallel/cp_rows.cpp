@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/parallel.h"
-#include "core/scratch.h"
+#include "parallel/comm_array.h"
 
 namespace sparsespan {
 
@@ -60,14 +60,6 @@ void require_result(std::string_view op, const Tensor& x, const Tensor& out, std
   require_whole_rows(op, "out", out);
   require_writable(op, "out", out, {&x});
 }
-
-// What an all_gather of one call reads and writes.
-struct GatherStage {
-  GatherStage(std::int64_t send_bytes, std::int64_t recv_bytes) : send(send_bytes), recv(recv_bytes) {}
-  Scratch<std::byte> send;
-  Scratch<std::byte> recv;
-  std::shared_ptr<void> user;  // the caller's arrays
-};
 
 // Which rows this rank sends, what each rank brings, and where the received rows go.
 struct GatherPlan {
@@ -168,18 +160,17 @@ std::shared_ptr<CpWork> igather_rows(Communicator& comm, const PlanPtr& plan, co
   for (const auto n : g.counts) total += n;
   const auto sends = static_cast<std::int64_t>(g.send.size());
   const bool direct = sends == p.x.shape[0] && !p.last && (sends <= 1 || row_stride(p.x) == width);
-  const auto stage = std::make_shared<GatherStage>(direct ? 0 : checked_product(kOp, "x_local", sends, width),
-                                                   checked_product(kOp, "out", total, width));
-  if (!direct) take_rows({stage->send.data(), width}, {bytes_of(p.x), row_stride(p.x)}, g.send, width, p.threads);
-  stage->user = std::move(options.keep);
-  options.keep = stage;
+  const CommArray send(kOp, DType::uint8, {direct ? 0 : sends, width});
+  const CommArray recv(kOp, DType::uint8, {total, width});
+  if (!direct) take_rows({send.data<std::byte>(), width}, {bytes_of(p.x), row_stride(p.x)}, g.send, width, p.threads);
   options.plan = plan_stamp(*plan, g.salt);
-  const Tensor in = rows_at(direct ? bytes_of(p.x) : stage->send.data(), p.x, sends);
-  auto work = comm.iall_gatherv(in, rows_at(stage->recv.data(), p.x, total), g.counts, options);
-  return std::make_shared<CpWork>(
-      std::move(work), [stage, width, out = p.out, place = std::move(g.place), threads = p.threads] {
-        take_rows({bytes_of(out), row_stride(out)}, {stage->recv.data(), width}, place, width, threads);
-      });
+  const Tensor in = rows_at(direct ? bytes_of(p.x) : send.data<std::byte>(), p.x, sends);
+  auto work =
+      comm.iall_gatherv(in, rows_at(recv.data<std::byte>(), p.x, total), g.counts, touching(options, send, recv));
+  return std::make_shared<CpWork>(std::move(work), [recv, width, keep = options.keep, out = p.out,
+                                                    place = std::move(g.place), threads = p.threads] {
+    take_rows({bytes_of(out), row_stride(out)}, {recv.data<std::byte>(), width}, place, width, threads);
+  });
 }
 
 }  // namespace sparsespan
