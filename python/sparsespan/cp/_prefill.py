@@ -17,6 +17,9 @@ from ._start import need_comm, need_plan
 __all__ = ["PrefillResult", "prefill_attention", "prefill_select", "prefill_slots"]
 
 
+_WAYS = ("packed", "paged")
+
+
 class PrefillResult(NamedTuple):
     """What :func:`prefill_attention` gives for this rank's rows, in local order."""
 
@@ -43,15 +46,24 @@ def prefill_slots(plan: CpPlan, block_table: Any, page_size: int) -> np.ndarray:
         pad rows.
     """
     table = np.asarray(block_table)
+    lens = plan.prefix_lens + plan.real_lens
+    if table.ndim != 2 or len(table) != plan.num_requests:
+        raise ValueError(
+            f"prefill_slots: block_table has shape {list(table.shape)}, needs [{plan.num_requests}, pages]: one row "
+            f"for each of the plan's requests"
+        )
+    short = np.flatnonzero((plan.real_lens > 0) & (lens > table.shape[1] * page_size))
+    if len(short):
+        raise ValueError(
+            f"prefill_slots: block_table has {table.shape[1]} pages of {page_size} for request {short[0]}, needs room "
+            f"for its {lens[short[0]]} tokens"
+        )
+    request = np.repeat(np.arange(plan.num_requests), np.diff(plan.cu_seqlens))
+    offset = np.arange(plan.num_rows) - plan.cu_seqlens[request]
+    real = offset < plan.real_lens[request]
     slots = np.full(plan.num_rows, -1, np.int64)
-    for s, (first, real, prefix) in enumerate(zip(plan.cu_seqlens[:-1], plan.real_lens, plan.prefix_lens, strict=True)):
-        if prefix + real > table.shape[1] * page_size:
-            raise ValueError(
-                f"prefill_slots: block_table has {table.shape[1]} pages of {page_size} for request {s}, needs room for "
-                f"its {prefix + real} tokens"
-            )
-        p = prefix + np.arange(real)
-        slots[first : first + real] = table[s, p // page_size].astype(np.int64) * page_size + p % page_size
+    request, position = request[real], (plan.prefix_lens[request] + offset)[real]
+    slots[real] = table[request, position // page_size].astype(np.int64) * page_size + position % page_size
     return slots
 
 
@@ -91,7 +103,7 @@ def prefill_select(
     int32 [n, topk]
         Logical positions, ascending, then -1; pad rows have none.
     """
-    if by not in ("packed", "paged"):
+    if by not in _WAYS:
         raise ValueError(f"prefill_select: by is {by!r}, needs 'packed' or 'paged'")
     table, page_size, layout = np.asarray(block_table), caches.page_size, caches.index_layout
     request, context = plan.row_to_request(rank), plan.context_lens(rank)
@@ -190,6 +202,10 @@ def prefill_attention(
     need_plan(op, plan)
     comm = need_comm(op, comm)
     rank = comm.rank
+    if not isinstance(caches, LayerCache):
+        raise TypeError(f"{op}: caches is a {type(caches).__name__}, needs a cp.LayerCache")
+    if by not in _WAYS:
+        raise ValueError(f"{op}: by is {by!r}, needs 'packed' or 'paged'")
     if (indices is None) == (k_index is None):
         has = "neither k_index nor indices is" if indices is None else "k_index and indices are both"
         raise ValueError(f"{op}: {has} given, needs one: a layer selects with its own index keys or shares a top-k")

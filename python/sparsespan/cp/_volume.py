@@ -151,7 +151,8 @@ def volume(
     Parameters
     ----------
     scheme : str or CpPlan
-        A plan stands for its scheme, tokens and ranks, with its padding and replicated decode rows. ``"tp"``: tensor-parallel attention. ``"zigzag"``, ``"zigzag_padded"``, ``"ceil_chunk"``, ``"interleave"``,
+        A plan stands for its scheme, tokens and ranks, with its padding and replicated decode rows. ``"tp"``:
+        tensor-parallel attention. ``"zigzag"``, ``"zigzag_padded"``, ``"ceil_chunk"``, ``"interleave"``,
         ``"contiguous"``, ``"contiguous_flat"``, ``"thd_even"``: prefill context parallelism with the whole cache on
         every rank. ``"dsa_cp_prefill"``, ``"dsa_cp_decode"``: contiguous split inside the TP group with TP-sharded
         o_proj. ``"layer_shard"``: q_b_proj and o_proj of each layer broadcast from the rank that keeps them. ``"dcp"``:
