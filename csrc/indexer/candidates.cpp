@@ -102,7 +102,7 @@ std::uint32_t guess_floor(const TopkKernels& kernels, const float* scores, std::
   for (std::int64_t i = 0; i < kSample; ++i) picked[i] = scores[i * step];
   std::array<std::int32_t, kSample> ignored{};
   std::int64_t nan = -1;
-  kernels.collect(picked.data(), kSample, 0, 0, sample, ignored.data(), &nan);
+  kernels.collect(picked.data(), kSample, 0, kSample, 0, sample, ignored.data(), &nan);
   // About `expected` of the sample belong to the best k; three deviations more, and hardly a row needs a second pass.
   const double expected = static_cast<double>(k) * kSample / static_cast<double>(n);
   const auto rank = static_cast<std::int64_t>(expected + 3 * std::sqrt(expected) + 2);

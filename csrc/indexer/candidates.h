@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <string_view>
 
 #include "core/tensor.h"
@@ -32,13 +33,13 @@ class Candidates {
   const std::uint32_t* keys() const { return keys_; }  // order like the scores; NaN is 1, no score is 0
   void clear() { count_ = 0; }
 
-  // Takes scores of the columns first, first + 1, ... whose key is at least `floor`; they must fit. Returns the first
-  // NaN column, or -1.
+  // Takes scores of the columns first, first + 1, ... whose key is at least `floor`; they must fit. Of those equal to
+  // it the first `most_ties` are enough. Returns the first NaN column, or -1.
   std::int64_t collect(const TopkKernels& kernels, const float* scores, std::int64_t n, std::uint32_t floor,
-                       std::int64_t first) {
+                       std::int64_t first, std::int64_t most_ties = std::numeric_limits<std::int64_t>::max()) {
     std::int64_t nan = -1;
-    count_ +=
-        kernels.collect(scores, n, floor, static_cast<std::int32_t>(first), keys_ + count_, columns_ + count_, &nan);
+    count_ += kernels.collect(scores, n, floor, most_ties, static_cast<std::int32_t>(first), keys_ + count_,
+                              columns_ + count_, &nan);
     return nan;
   }
   // All of another one's, which lie behind these.

@@ -58,7 +58,7 @@ std::int64_t choose(const TopkParams& p, const TopkKernels& kernels, const float
                     std::uint32_t* sample, Candidates& best) {
   const float* first = scores + w.begin;
   std::uint32_t floor = indexer::guess_floor(kernels, first, w.size(), p.k, sample);
-  std::int64_t nan = best.collect(kernels, first, w.size(), floor, w.begin);
+  std::int64_t nan = best.collect(kernels, first, w.size(), floor, w.begin, p.k);
   if (floor != 0 && best.count() < p.k) {  // the sample misled: look at everything
     floor = 0;
     best.clear();

@@ -5,9 +5,12 @@
 namespace sparsespan {
 
 extern const QuantKernels generic_quant_kernels;
+extern const QuantKernels avx2_quant_kernels;
+extern const QuantKernels avx512_quant_kernels;
 
 const QuantKernels& quant_kernels() {
-  return choose_kernels<QuantKernels>({&generic_quant_kernels, nullptr, nullptr, nullptr});
+  return choose_kernels<QuantKernels>(
+      {&generic_quant_kernels, SPARSESPAN_AVX2(avx2_quant_kernels), SPARSESPAN_AVX512(avx512_quant_kernels), nullptr});
 }
 
 }  // namespace sparsespan

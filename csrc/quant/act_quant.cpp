@@ -1,7 +1,6 @@
 #include "quant/act_quant.h"
 
 #include "core/parallel.h"
-#include "core/scratch.h"
 #include "quant/rows.h"
 
 namespace sparsespan {
@@ -35,15 +34,13 @@ void act_quant(const ActQuantParams& p) {
   if (rows == 0 || groups == 0) return;
   const auto y = p.y.as<std::uint8_t, 2>();
   const auto scale = p.scale.as<float, 2>();
-  const std::int64_t piece = p.x.dtype == DType::float32 ? 0 : round_up(p.block_size, 16);
-  const Scratch<float> scratch(row_team_size(rows, p.x.shape[1], p.threads) * piece);
+  const bool bfloat16 = p.x.dtype == DType::bfloat16;
   const QuantKernels& kernels = quant_kernels();
-  parallel_rows(rows, p.x.shape[1], p.threads, [&](std::int64_t t, int slot) {
-    float* buffer = piece == 0 ? nullptr : scratch.data() + slot * piece;
+  parallel_rows(rows, p.x.shape[1], p.threads, [&](std::int64_t t, int) {
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t begin = g * p.block_size;
-      const float* x = load_floats(p.x, t, begin, p.block_size, buffer);
-      scale.row(t)[g] = encode_tile(kernels, p.rule, x, p.block_size, y.row(t) + begin);
+      const std::byte* x = element_at(p.x, t, begin);
+      scale.row(t)[g] = encode_tile(kernels, p.rule, x, bfloat16, p.block_size, y.row(t) + begin);
     }
   });
 }

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/parallel.h"
-#include "core/scratch.h"
+#include "core/memory.h"
+#include "core/row_blocks.h"
 #include "quant/cache_write.h"
 #include "quant/token.h"
 
@@ -68,14 +68,18 @@ void read_kv(const ReadKvParams& p) {
   const auto slots = slot_grid(p.slots);
   const std::int64_t columns = slots.shape[1];
   const int element = size_of(info.decoded);
-  parallel_rows(rows, info.dim, p.threads, [&](std::int64_t t, int) {
-    std::byte* out = static_cast<std::byte*>(p.out.data) + t * p.out.strides[0] * element;
-    const std::int64_t slot = slots(t / columns, t % columns);
-    if (slot < 0) {
-      std::memset(out, 0, static_cast<std::size_t>(info.dim) * element);
-    } else {
-      codec.decode(slot, out);
+  const bool stream = outgrows_caches(rows * info.dim * element);
+  parallel_row_blocks(rows, info.dim, p.threads, [&](std::int64_t first, std::int64_t last, int) {
+    for (std::int64_t t = first; t < last; ++t) {
+      std::byte* out = static_cast<std::byte*>(p.out.data) + t * p.out.strides[0] * element;
+      const std::int64_t slot = slots(t / columns, t % columns);
+      if (slot < 0) {
+        std::memset(out, 0, static_cast<std::size_t>(info.dim) * element);
+      } else {
+        codec.decode(slot, out, stream);
+      }
     }
+    if (stream) codec.kernels().fence();
   });
 }
 

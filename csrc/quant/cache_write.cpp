@@ -1,7 +1,8 @@
 #include "quant/cache_write.h"
 
+#include <initializer_list>
+
 #include "core/parallel.h"
-#include "core/scratch.h"
 #include "quant/rows.h"
 #include "quant/token.h"
 
@@ -16,23 +17,20 @@ void require_rows(std::string_view op, std::string_view argument, const Tensor& 
   require_inner_contiguous(op, argument, x);
 }
 
-// One row's columns to float32, at `to`.
-void copy_floats(const Tensor& x, std::int64_t t, float* to) {
-  const float* from = load_floats(x, t, 0, x.shape[1], to);
-  if (from != to) std::copy_n(from, x.shape[1], to);
-}
-
-// fill(t, values) puts row t's dim floats.
-template <class Fill>
-void write_rows(const TokenCodec& codec, const Tensor& slot_mapping, int threads, const Fill& fill) {
+// Row t of each source goes to the field of the same place in the layout.
+void write_rows(const TokenCodec& codec, const Tensor& slot_mapping, std::initializer_list<const Tensor*> sources,
+                int threads) {
   const IntView<1> slots(slot_mapping);
-  const std::int64_t rows = slots.shape[0];
-  parallel_rows(rows, kKvDim, threads, [&](std::int64_t t, int) {
+  const KvLayoutInfo& info = codec.info();
+  parallel_rows(slots.shape[0], info.dim, threads, [&](std::int64_t t, int) {
     const std::int64_t slot = slots(t);
     if (slot < 0) return;
-    float values[kKvDim];
-    fill(t, values);
-    codec.encode(slot, values);
+    const TokenPlace place = codec.place(slot);
+    int field = 0;
+    for (const Tensor* x : sources) {
+      while (info.fields[field].is_scale()) ++field;
+      codec.encode_field(place, field++, element_at(*x, t, 0), x->dtype);
+    }
   });
 }
 
@@ -60,10 +58,7 @@ void concat_and_cache_mla(const ConcatAndCacheMlaParams& p) {
     require_slots(kOp, p.slot_mapping, cache.slots());
     if (codec.info().tile() != 0) require_finite(kOp, "c_kv", p.c_kv, p.slot_mapping, p.threads);
   }
-  write_rows(codec, p.slot_mapping, p.threads, [&](std::int64_t t, float* values) {
-    copy_floats(p.c_kv, t, values);
-    copy_floats(p.k_pe, t, values + kLatentDim);
-  });
+  write_rows(codec, p.slot_mapping, {&p.c_kv, &p.k_pe}, p.threads);
 }
 
 void indexer_k_quant_and_cache(const IndexerKQuantAndCacheParams& p) {
@@ -79,7 +74,7 @@ void indexer_k_quant_and_cache(const IndexerKQuantAndCacheParams& p) {
     require_slots(kOp, p.slot_mapping, cache.slots());
     if (codec.info().tile() != 0) require_finite(kOp, "k", p.k, p.slot_mapping, p.threads);
   }
-  write_rows(codec, p.slot_mapping, p.threads, [&](std::int64_t t, float* values) { copy_floats(p.k, t, values); });
+  write_rows(codec, p.slot_mapping, {&p.k}, p.threads);
 }
 
 }  // namespace sparsespan

@@ -1,7 +1,8 @@
 #include <cstring>
 
+#include "core/memory.h"
 #include "core/parallel.h"
-#include "core/scratch.h"
+#include "core/row_blocks.h"
 #include "quant/cache_read.h"
 #include "quant/token.h"
 
@@ -15,6 +16,43 @@ void copy_pages(const PagedCache& from, const PagedCache& to, int threads) {
   const std::int64_t bytes = from.page_size * layout_info(from.layout).bytes_per_token();
   parallel_for(from.pages, threads, [&](std::int64_t page, int) {
     std::memcpy(to.data + page * to.page_stride, from.data + page * from.page_stride, static_cast<std::size_t>(bytes));
+  });
+}
+
+// One token into `to`: fields straight from the source's bytes where nothing has to be decoded first.
+void convert_token(const TokenCodec& reader, const TokenCodec& writer, std::int64_t slot, const TokenPlace& to) {
+  const KvLayoutInfo& info = writer.info();
+  const DType dtype = reader.info().decoded;
+  alignas(64) std::byte decoded[kKvDim * sizeof(float)];
+  const std::byte* values = reader.place(slot).values;  // unscaled fields lie one behind the other, as they decode
+  if (reader.info().tile() != 0) {
+    if (info.tile() == 0 && info.decoded == dtype) {
+      reader.decode(slot, to.values);
+      return;
+    }
+    reader.decode(slot, decoded);
+    values = decoded;
+  }
+  for (int i = 0; i < info.num_fields; ++i) {
+    if (info.fields[i].is_scale()) continue;
+    writer.encode_field(to, i, values, dtype);
+    values += info.fields[i].count * size_of(dtype);
+  }
+}
+
+void convert_tokens(const TokenCodec& reader, const TokenCodec& writer, std::int64_t slots, int threads) {
+  const KvLayoutInfo& to = writer.info();
+  const int bytes = to.bytes_per_token();
+  // Past the caches only where a token's bytes lie together: it is made aside and goes out in one piece.
+  const bool stream = bytes == to.token_stride() && outgrows_caches(slots * bytes);
+  parallel_row_blocks(slots, kKvDim, threads, [&](std::int64_t first, std::int64_t last, int) {
+    alignas(64) std::byte token[kKvDim * sizeof(float)];
+    for (std::int64_t s = first; s < last; ++s) {
+      const TokenPlace place = writer.place(s);
+      convert_token(reader, writer, s, stream ? TokenPlace{token, nullptr} : place);
+      if (stream) writer.kernels().copy_out(token, place.values, bytes);
+    }
+    if (stream) writer.kernels().fence();
   });
 }
 
@@ -41,13 +79,7 @@ void convert_kv(const ConvertKvParams& p) {
     copy_pages(from, to, p.threads);
     return;
   }
-  const TokenCodec reader(from);
-  const TokenCodec writer(to, p.rule);
-  parallel_rows(from.slots(), kKvDim, p.threads, [&](std::int64_t s, int) {
-    float values[kKvDim];
-    reader.decode_to_float(s, values);
-    writer.encode(s, values);
-  });
+  convert_tokens(TokenCodec(from), TokenCodec(to, p.rule), from.slots(), p.threads);
 }
 
 }  // namespace sparsespan

@@ -14,12 +14,14 @@ namespace {
 
 constexpr std::int64_t kChunk = 512;
 
-void require_finite_row(std::string_view op, std::string_view argument, const Tensor& x, std::int64_t t) {
-  float buffer[kChunk];
+void require_finite_row(const QuantKernels& kernels, std::string_view op, std::string_view argument, const Tensor& x,
+                        std::int64_t t) {
+  const bool bfloat16 = x.dtype == DType::bfloat16;
   for (std::int64_t begin = 0; begin < x.shape[1]; begin += kChunk) {
     const std::int64_t n = std::min(kChunk, x.shape[1] - begin);
+    if (kernels.amax_bits(element_at(x, t, begin), bfloat16, n) < 0x7F800000U) continue;
+    float buffer[kChunk];
     const float* values = load_floats(x, t, begin, n, buffer);
-    if (quant_kernels().amax_bits(values, n) < 0x7F800000U) continue;
     for (std::int64_t i = 0; i < n; ++i) {
       if (std::isfinite(values[i])) continue;
       refuse_value(op, argument, "has ", values[i], " in row ", t, ", column ", begin + i,
@@ -51,9 +53,10 @@ void require_finite(std::string_view op, std::string_view argument, const Tensor
                     int threads) {
   const IntView<1> slots(slot_mapping);
   const std::int64_t rows = x.shape[0];
+  const QuantKernels& kernels = quant_kernels();
   parallel_rows(rows, x.shape[1], threads, [&](std::int64_t t, int) {
     if (slot_mapping.present && slots(t) < 0) return;
-    require_finite_row(op, argument, x, t);
+    require_finite_row(kernels, op, argument, x, t);
   });
 }
 

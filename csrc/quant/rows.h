@@ -3,6 +3,7 @@
 // Checks and loads that several ops of this family share.
 
 #include <algorithm>
+#include <cstddef>
 #include <string_view>
 
 #include "core/convert.h"
@@ -17,6 +18,11 @@ void require_finite(std::string_view op, std::string_view argument, const Tensor
 
 // slot_mapping [T]: -1, or a slot in [0, slots) that stands there once. IndexError and ValueError name the rows.
 void require_slots(std::string_view op, const Tensor& slot_mapping, std::int64_t slots);
+
+// Column `begin` of row `t`.
+inline const std::byte* element_at(const Tensor& x, std::int64_t t, std::int64_t begin) {
+  return static_cast<const std::byte*>(x.data) + (t * x.strides[0] + begin) * size_of(x.dtype);
+}
 
 // `n` elements from column `begin` of row `t`, in float32: in place where they are float32, else in `buffer`.
 inline const float* load_floats(const Tensor& x, std::int64_t t, std::int64_t begin, std::int64_t n, float* buffer) {

@@ -47,14 +47,15 @@ float tile_scale(ScaleRule rule, float amax) {
   return std::max(amax / 448.0F, kSmallest);
 }
 
-float encode_tile(const QuantKernels& kernels, ScaleRule rule, const float* x, std::int64_t n, std::uint8_t* codes) {
-  const std::uint32_t bits = kernels.amax_bits(x, n);
+float encode_tile(const QuantKernels& kernels, ScaleRule rule, const void* x, bool bfloat16, std::int64_t n,
+                  std::uint8_t* codes) {
+  const std::uint32_t bits = kernels.amax_bits(x, bfloat16, n);
   if (bits >= 0x7F800000U) {
     std::memset(codes, 0x7F, static_cast<std::size_t>(n));
     return 1.0F;
   }
   const float scale = tile_scale(rule, std::bit_cast<float>(bits));
-  kernels.encode_e4m3(x, scale, codes, n);
+  kernels.encode_e4m3(x, bfloat16, scale, codes, n);
   return scale;
 }
 

@@ -30,7 +30,8 @@ float ceil2(float x);
 float tile_scale(ScaleRule rule, float amax);
 
 // Quantises one tile and returns its scale. A tile that holds a NaN or an infinity becomes NaN codes with scale 1: full
-// validation refuses such input, trusted input and unwritten cache memory get here.
-float encode_tile(const QuantKernels& kernels, ScaleRule rule, const float* x, std::int64_t n, std::uint8_t* codes);
+// validation refuses such input, trusted input and unwritten cache memory get here. x: float32 or bfloat16.
+float encode_tile(const QuantKernels& kernels, ScaleRule rule, const void* x, bool bfloat16, std::int64_t n,
+                  std::uint8_t* codes);
 
 }  // namespace sparsespan

@@ -11,34 +11,52 @@
 
 namespace sparsespan {
 
+// Where a token's values begin, and its part of the page's tail block.
+struct TokenPlace {
+  std::byte* values;
+  std::byte* tail;
+};
+
 class TokenCodec {
  public:
   // The rule matters to encode() into fp8 fields only.
   explicit TokenCodec(const PagedCache& cache, ScaleRule rule = ScaleRule::official)
-      : cache_(cache), info_(layout_info(cache.layout)), kernels_(quant_kernels()), rule_(rule) {}
+      : cache_(cache),
+        info_(layout_info(cache.layout)),
+        kernels_(quant_kernels()),
+        rule_(rule),
+        tail_bytes_(info_.bytes_per_token() - info_.token_stride()) {}
 
   // values: info.dim floats, the fields in the table's order.
   void encode(std::int64_t slot, const float* values) const;
-  // out: info.dim values of dtype info.decoded.
-  void decode(std::int64_t slot, void* out) const;
+  // One field (not the scales, which follow from the values), from `dtype` (float32 or bfloat16) at any address.
+  void encode_field(const TokenPlace& place, int field, const void* values, DType dtype) const;
+  // out: info.dim values of dtype info.decoded. `stream`: past the caches, with a fence() at the end of the task.
+  void decode(std::int64_t slot, void* out, bool stream = false) const;
   // decode() widened: what a reader sees, roundings included.
   void decode_to_float(std::int64_t slot, float* out) const;
   // Scale `tile` of the token; the layout has scales.
   float scale(std::int64_t slot, int tile) const;
 
   const KvLayoutInfo& info() const { return info_; }
-  std::byte* place(std::int64_t slot, const KvField& field) const {
-    return field.page_tail ? cache_.tail(slot, field.bytes()) : cache_.token(slot) + field.offset;
+  const QuantKernels& kernels() const { return kernels_; }
+  TokenPlace place(std::int64_t slot) const {
+    return {cache_.token(slot), tail_bytes_ == 0 ? nullptr : cache_.tail(slot, tail_bytes_)};
+  }
+  std::byte* place(std::int64_t slot, const KvField& field) const { return place(place(slot), field); }
+  static std::byte* place(const TokenPlace& token, const KvField& field) {
+    return field.page_tail ? token.tail : token.values + field.offset;
   }
 
  private:
-  void encode_fp8(std::int64_t slot, const KvField& field, const float* values) const;
-  void decode_fp8(std::int64_t slot, const KvField& field, std::byte* out) const;
+  void encode_fp8(const TokenPlace& place, const KvField& field, const std::byte* values, DType dtype) const;
+  void decode_fp8(const TokenPlace& place, const KvField& field, std::byte* out, bool stream) const;
 
   PagedCache cache_;
   const KvLayoutInfo& info_;
   const QuantKernels& kernels_;
   ScaleRule rule_;
+  int tail_bytes_;  // of one token in the page's tail block
 };
 
 }  // namespace sparsespan

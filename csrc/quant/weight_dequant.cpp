@@ -1,7 +1,8 @@
+#include <algorithm>
 #include <cmath>
 
+#include "core/memory.h"
 #include "core/parallel.h"
-#include "core/scratch.h"
 #include "kernels/quant.h"
 #include "quant/act_quant.h"
 #include "quant/rows.h"
@@ -11,7 +12,6 @@ namespace sparsespan {
 namespace {
 
 constexpr std::string_view kOp = "weight_dequant";
-constexpr std::int64_t kChunk = 512;
 
 float scale_at(const Tensor& scale, std::int64_t i, std::int64_t j) {
   const std::int64_t at = i * scale.strides[0] + j * scale.strides[1];
@@ -44,32 +44,26 @@ void validate(const WeightDequantParams& p) {
   if (p.validate == Validate::full) require_scales(p.scale);
 }
 
-template <class T>
-void run(const WeightDequantParams& p) {
-  const auto w = p.w.as<const std::uint8_t, 2>();
-  const auto out = p.out.as<T, 2>();
-  const std::int64_t rows = w.shape[0];
-  const std::int64_t n = w.shape[1];
-  const QuantKernels& kernels = quant_kernels();
-  parallel_rows(rows, n, p.threads, [&](std::int64_t i, int) {
-    float buffer[kChunk];
-    for (std::int64_t j = 0, count = 0; j < n; j += count) {  // to the end of the block, the chunk or the row
-      count = std::min({p.block - j % p.block, kChunk, n - j});
-      kernels.decode_e4m3(w.row(i) + j, kE4M3Table.data(), scale_at(p.scale, i / p.block, j / p.block), buffer, count);
-      row_from_float(buffer, out.row(i) + j, count);
-    }
-  });
-}
-
 }  // namespace
 
 void weight_dequant(const WeightDequantParams& p) {
   validate(p);
-  if (p.out.dtype == DType::bfloat16) {
-    run<BFloat16>(p);
-  } else {
-    run<float>(p);
-  }
+  const auto w = p.w.as<const std::uint8_t, 2>();
+  const std::int64_t rows = w.shape[0];
+  const std::int64_t n = w.shape[1];
+  const bool bfloat16 = p.out.dtype == DType::bfloat16;
+  const int element = size_of(p.out.dtype);
+  const bool stream = outgrows_caches(rows * n * element);
+  const QuantKernels& kernels = quant_kernels();
+  parallel_rows(rows, n, p.threads, [&](std::int64_t i, int) {
+    auto* out = static_cast<std::byte*>(p.out.data) + i * p.out.strides[0] * element;
+    for (std::int64_t j = 0, count = 0; j < n; j += count) {  // to the end of the block or of the row
+      count = std::min(p.block - j % p.block, n - j);
+      kernels.decode_e4m3(w.row(i) + j, kE4M3Table.data(), scale_at(p.scale, i / p.block, j / p.block),
+                          out + j * element, bfloat16, stream, count);
+    }
+    if (stream) kernels.fence();
+  });
 }
 
 }  // namespace sparsespan

@@ -14,7 +14,7 @@ namespace {
 
 std::uint8_t encode_one(float x, float scale = 1.0F) {
   std::uint8_t code = 0;
-  quant_kernels().encode_e4m3(&x, scale, &code, 1);
+  quant_kernels().encode_e4m3(&x, false, scale, &code, 1);
   return code;
 }
 
@@ -25,7 +25,7 @@ TEST(QuantKernels, AllCodesRoundTrip) {
       if ((code & 0x7F) == 0x7F) continue;  // NaN
       const auto byte = static_cast<std::uint8_t>(code);
       float value = -1.0F;
-      quant_kernels().decode_e4m3(&byte, kE4M3Table.data(), 4.0F, &value, 1);
+      quant_kernels().decode_e4m3(&byte, kE4M3Table.data(), 4.0F, &value, false, false, 1);
       EXPECT_EQ(value, 4.0F * to_float(Float8E4M3{byte}));
       EXPECT_EQ(encode_one(value, 4.0F), code);
     }
@@ -63,7 +63,7 @@ TEST(QuantKernels, RoundsAsTheCoreTypeDoes) {
   std::vector<std::uint8_t> codes(x.size());
   for (const Isa isa : test::available_isas()) {
     const test::IsaScope scope(isa);
-    quant_kernels().encode_e4m3(x.data(), 1.0F, codes.data(), static_cast<std::int64_t>(x.size()));
+    quant_kernels().encode_e4m3(x.data(), false, 1.0F, codes.data(), static_cast<std::int64_t>(x.size()));
     for (std::size_t i = 0; i < x.size(); ++i) ASSERT_EQ(codes[i], to_float8_e4m3(x[i]).bits) << x[i];
   }
 }
@@ -71,7 +71,7 @@ TEST(QuantKernels, RoundsAsTheCoreTypeDoes) {
 TEST(QuantKernels, AmaxSeesNanAndInfinity) {
   const float inf = INFINITY;
   std::vector<float> x(131, -0.5F);
-  const auto amax = [&] { return quant_kernels().amax_bits(x.data(), static_cast<std::int64_t>(x.size())); };
+  const auto amax = [&] { return quant_kernels().amax_bits(x.data(), false, static_cast<std::int64_t>(x.size())); };
   EXPECT_EQ(amax(), std::bit_cast<std::uint32_t>(0.5F));
   for (const std::size_t at : {0U, 64U, 130U}) {
     for (const float bad : {inf, -inf, NAN, -NAN}) {
@@ -81,7 +81,7 @@ TEST(QuantKernels, AmaxSeesNanAndInfinity) {
     x[at] = 3.0F;
     EXPECT_EQ(amax(), std::bit_cast<std::uint32_t>(3.0F));
   }
-  EXPECT_EQ(quant_kernels().amax_bits(x.data(), 0), 0U);
+  EXPECT_EQ(quant_kernels().amax_bits(x.data(), false, 0), 0U);
 }
 
 TEST(TileScale, CeilTwoGoesByTheBits) {

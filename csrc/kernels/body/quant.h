@@ -1,45 +1,107 @@
 #pragma once
 
-// Plain loops without branches, so that the compiler vectorises them with whatever flags the including translation
-// unit has. The e4m3 rounding is that of core/types.h once more (which an ISA file may not include); a test holds the
-// two against each other.
+// Include after kernels/body/element.h and kernels/simd/code_<isa>.h, inside one translation unit per ISA level.
 
 #include <stdint.h>
+#include <string.h>
 
 namespace {
 
-uint32_t amax_bits(const float* x, int64_t n) noexcept {
-  int32_t largest = 0;  // |x| has no sign bit: the order of the bits is the order of the values
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t bits = __builtin_bit_cast(int32_t, x[i]) & 0x7FFFFFFF;
-    largest = bits > largest ? bits : largest;
+template <class E>
+uint32_t amax_of(const char* x, int64_t n) {
+  typename Code::Bits largest = Code::zero();  // |x| has no sign bit: the order of the bits is the order of the values
+  int64_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) largest = Code::larger(largest, E::load(x + i * E::kBytes));
+  uint32_t result = Code::largest_lane(largest);
+  for (; i < n; ++i) {
+    const uint32_t bits = __builtin_bit_cast(uint32_t, E::get(x + i * E::kBytes)) & 0x7FFFFFFFU;
+    result = bits > result ? bits : result;
   }
-  return static_cast<uint32_t>(largest);
+  return result;
 }
 
-// All ones where the condition holds.
-inline uint32_t mask(bool condition) { return -static_cast<uint32_t>(condition); }
+uint32_t amax_bits(const void* x, bool bfloat16, int64_t n) noexcept {
+  return bfloat16 ? amax_of<Bf16>((const char*)x, n) : amax_of<F32>((const char*)x, n);
+}
 
+// The rounding is that of core/types.h once more (which an ISA file may not include); a test holds the two against each
+// other. With M = 2^(e + 20), e the exponent of |x| but at least -6, the sum |x| + M is rounded by the hardware to the
+// step of e4m3 at e, and its last bits count those steps: 8 to 16 of them, 0 to 8 below 2^-6. Together with (e + 6) * 8
+// they are the code, the carry into the next exponent included.
 inline uint8_t round_e4m3(float value) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, value);
   uint32_t magnitude = bits & 0x7FFFFFFFU;
-  const uint32_t over = mask(static_cast<int32_t>(magnitude) > 0x43E00000);  // 448
-  magnitude = (magnitude & ~over) | (0x43E00000U & over);
-  // Below 2^-6 the step is 2^-9: adding 2^14 leaves just that step to float32's own rounding.
-  const float shifted = __builtin_bit_cast(float, magnitude) + 16384.0F;
-  const uint32_t small = __builtin_bit_cast(uint32_t, shifted) & 0xFU;
-  const uint32_t normal = ((magnitude + 0x7FFFFU + ((magnitude >> 20) & 1U)) >> 20) - (120U << 3);
-  const uint32_t is_small = mask(static_cast<int32_t>(magnitude) < 0x3C800000);  // 2^-6
-  return static_cast<uint8_t>((small & is_small) | (normal & ~is_small) | ((bits >> 24) & 0x80U));
+  if (magnitude > 0x43E00000U) magnitude = 0x43E00000U;  // 448
+  uint32_t exponent = magnitude & 0x7F800000U;
+  if (exponent < 0x3C800000U) exponent = 0x3C800000U;  // 2^-6
+  const float sum = __builtin_bit_cast(float, magnitude) + __builtin_bit_cast(float, exponent + (20U << 23));
+  const uint32_t code = __builtin_bit_cast(uint32_t, sum) + (exponent >> 20) - (121U << 3);
+  return (uint8_t)((code & 0x7FU) | (bits >> 24 & 0x80U));
 }
 
-void encode_e4m3(const float* __restrict__ x, float scale, uint8_t* __restrict__ codes, int64_t n) noexcept {
-  for (int64_t i = 0; i < n; ++i) codes[i] = round_e4m3(x[i] / scale);
+// 1 / scale where that is exact: x * (1 / scale) then has the very bits of x / scale. Else 0.
+inline float exact_inverse(float scale) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, scale);
+  const bool power_of_two = (bits & 0x7FFFFFU) == 0 && bits >= 0x00800000U && bits <= 0x7E000000U;
+  return power_of_two ? 1.0F / scale : 0.0F;
 }
 
-void decode_e4m3(const uint8_t* __restrict__ codes, const float* __restrict__ table, float scale,
-                 float* __restrict__ out, int64_t n) noexcept {
-  for (int64_t i = 0; i < n; ++i) out[i] = table[codes[i]] * scale;
+template <class E>
+void encode_as(const char* x, float scale, uint8_t* codes, int64_t n) {
+  const float inverse = exact_inverse(scale);
+  const Vec::Float scales = Vec::broadcast(scale);
+  const Vec::Float inverses = Vec::broadcast(inverse);
+  int64_t i = 0;
+  if (inverse != 0.0F) {
+    for (; i + Vec::kLanes <= n; i += Vec::kLanes) Code::store_e4m3(codes + i, E::load(x + i * E::kBytes) * inverses);
+  } else {
+    for (; i + Vec::kLanes <= n; i += Vec::kLanes) Code::store_e4m3(codes + i, E::load(x + i * E::kBytes) / scales);
+  }
+  for (; i < n; ++i) codes[i] = round_e4m3(E::get(x + i * E::kBytes) / scale);
 }
+
+void encode_e4m3(const void* x, bool bfloat16, float scale, uint8_t* codes, int64_t n) noexcept {
+  if (bfloat16) {
+    encode_as<Bf16>((const char*)x, scale, codes, n);
+  } else {
+    encode_as<F32>((const char*)x, scale, codes, n);
+  }
+}
+
+template <class E, bool stream>
+void decode_as(const uint8_t* codes, const float* table, float scale, char* out, int64_t n) {
+  const Vec::Float scales = Vec::broadcast(scale);
+  int64_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) {
+    E::template store<stream>(out + i * E::kBytes, Decode::load_e4m3(codes + i, table) * scales);
+  }
+  for (; i < n; ++i) E::put(out + i * E::kBytes, table[codes[i]] * scale);
+}
+
+void decode_e4m3(const uint8_t* codes, const float* table, float scale, void* out, bool bfloat16, bool stream,
+                 int64_t n) noexcept {
+  char* to = (char*)out;
+  if (can_stream(stream, out, 0)) {
+    bfloat16 ? decode_as<Bf16, true>(codes, table, scale, to, n) : decode_as<F32, true>(codes, table, scale, to, n);
+  } else {
+    bfloat16 ? decode_as<Bf16, false>(codes, table, scale, to, n) : decode_as<F32, false>(codes, table, scale, to, n);
+  }
+}
+
+void copy_out(const void* from, void* to, int64_t n) noexcept {
+  if (can_stream(true, to, 0)) {
+    Store::stream_bytes(from, to, n);
+  } else {
+    memcpy(to, from, (unsigned long)n);
+  }
+}
+
+void fence() noexcept { Store::fence(); }
+
+constexpr sparsespan::QuantKernels kTable = {.amax_bits = amax_bits,
+                                             .encode_e4m3 = encode_e4m3,
+                                             .decode_e4m3 = decode_e4m3,
+                                             .copy_out = copy_out,
+                                             .fence = fence};
 
 }  // namespace

@@ -12,6 +12,7 @@ struct Collected {
   uint32_t* keys;
   int32_t* indices;
   int64_t count;
+  int64_t ties;  // keys equal to `floor` so far
   int64_t nan;
 
   // In integers, so that neither subnormals nor the caller's rounding modes matter. Always stores, sometimes counts.
@@ -27,6 +28,7 @@ struct Collected {
     keys[count] = key;
     indices[count] = (int32_t)index;
     count += key >= floor ? 1 : 0;
+    ties += key == floor ? 1 : 0;
   }
 };
 
@@ -38,13 +40,19 @@ inline float value_of_key(uint32_t key) {
   return value;
 }
 
-int64_t collect(const float* scores, int64_t n, uint32_t floor, int32_t first_index, uint32_t* keys, int32_t* indices,
-                int64_t* nan) noexcept {
-  Collected out = {floor, keys, indices, 0, -1};
+int64_t collect(const float* scores, int64_t n, uint32_t floor, int64_t most_ties, int32_t first_index, uint32_t* keys,
+                int32_t* indices, int64_t* nan) noexcept {
+  Collected out = {floor, keys, indices, 0, 0, -1};
   int64_t i = 0;
   if (floor > 1) {
-    const Vec::Float low = Vec::broadcast(value_of_key(floor));
+    Vec::Float low = Vec::broadcast(value_of_key(floor));
     for (; i + Filter::kStep <= n; i += Filter::kStep) {
+      if (out.ties >= most_ties) {  // from here on only what is above
+        out.floor = floor + 1;
+        out.ties = 0;
+        most_ties = INT64_MAX;
+        low = Vec::broadcast(value_of_key(out.floor));
+      }
       for (uint32_t mask = Filter::not_below(scores + i, low); mask != 0; mask &= mask - 1) {
         const int64_t j = i + __builtin_ctz(mask);
         out.offer(scores[j], first_index + j);
