@@ -1,9 +1,10 @@
 #include "transform/hadamard.h"
 
 #include <bit>
+#include <cstddef>
 
-#include "core/convert.h"
-#include "core/parallel.h"
+#include "core/memory.h"
+#include "core/row_blocks.h"
 #include "core/scratch.h"
 #include "kernels/transform.h"
 
@@ -24,32 +25,29 @@ void validate(const HadamardParams& p) {
   require_output(kOp, "out", p.out, p.x.dtype, {p.x.shape[0], n}, "[T, n]", {&p.x});
 }
 
-template <class T>
-void run(const HadamardParams& p) {
-  const auto x = p.x.as<const T, 2>();
-  const auto out = p.out.as<T, 2>();
-  const std::int64_t rows = x.shape[0];
-  const std::int64_t n = x.shape[1];
-  if (rows == 0) return;  // before any scratch: an empty input may claim rows of any length
-  const Scratch<float> scratch(row_team_size(rows, n, p.threads) * round_up(n, 16));
-  const auto hadamard = transform_kernels().hadamard;
-  parallel_rows(rows, n, p.threads, [&](std::int64_t t, int slot) {
-    float* row = scratch.data() + slot * round_up(n, 16);
-    row_to_float(x.row(t), row, n);
-    hadamard(row, n, p.scale);
-    row_from_float(row, out.row(t), n);
-  });
-}
-
 }  // namespace
 
 void hadamard_transform(const HadamardParams& p) {
   validate(p);
-  if (p.x.dtype == DType::bfloat16) {
-    run<BFloat16>(p);
-  } else {
-    run<float>(p);
-  }
+  const std::int64_t rows = p.x.shape[0];
+  const std::int64_t n = p.x.shape[1];
+  if (rows == 0) return;  // before any scratch: an empty input may claim rows of any length
+  const int element = size_of(p.x.dtype);
+  const std::int64_t room = round_up(n, 16);
+  const Scratch<float> scratch(block_team_size(rows, n, p.threads) * room);
+  const auto hadamard = transform_kernels().hadamard;
+  parallel_row_blocks(rows, n, p.threads, [&](std::int64_t first, std::int64_t last, int slot) {
+    hadamard({.in = static_cast<const std::byte*>(p.x.data) + first * p.x.strides[0] * element,
+              .out = static_cast<std::byte*>(p.out.data) + first * p.out.strides[0] * element,
+              .in_stride = p.x.strides[0],
+              .out_stride = p.out.strides[0],
+              .rows = last - first,
+              .n = n,
+              .scratch = scratch.data() + slot * room,
+              .scale = p.scale,
+              .bfloat16 = p.x.dtype == DType::bfloat16,
+              .stream = outgrows_caches(rows * n * element)});
+  });
 }
 
 }  // namespace sparsespan

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 
 #include "core/convert.h"
 #include "core/parallel.h"
@@ -69,70 +70,53 @@ Scratch<float> widen(const Tensor& w) {
   return wide;
 }
 
-// Runs body(row index, float32 copy of the row) over all rows of [rows, n].
-template <class Body>
-void for_each_row(std::int64_t rows, std::int64_t n, int threads, const Body& body) {
+std::byte* row_at(const Tensor& x, std::int64_t t) {
+  return x ? static_cast<std::byte*>(x.data) + t * x.strides[0] * size_of(x.dtype) : nullptr;
+}
+
+// Runs kernel(NormRow) over all rows; fill(NormRow&, t) sets what belongs to the op.
+template <class Kernel, class Fill>
+void for_each_row(const Tensor& x, const Tensor& out, int threads, Kernel kernel, const Fill& fill) {
+  const std::int64_t rows = x.shape[0];
+  const std::int64_t n = x.shape[1];
   if (rows == 0 || n == 0) return;
-  const Scratch<float> scratch(row_team_size(rows, n, threads) * round_up(n, 16));
-  parallel_rows(rows, n, threads, [&](std::int64_t t, int slot) { body(t, scratch.data() + slot * round_up(n, 16)); });
-}
-
-template <class T>
-void run(const RmsNormParams& p) {
-  const auto x = p.x.as<const T, 2>();
-  const auto residual = p.residual.as<const T, 2>();
-  const auto out = p.out.as<T, 2>();
-  const auto residual_out = p.residual_out.as<T, 2>();
-  const std::int64_t n = x.shape[1];
-  const auto w = widen(p.w);
-  const auto& kernels = transform_kernels();
-  for_each_row(x.shape[0], n, p.threads, [&](std::int64_t t, float* row) {
-    row_to_float(x.row(t), row, n);
-    if (p.residual) {
-      const T* add = residual.row(t);
-      for (std::int64_t i = 0; i < n; ++i) row[i] += to_float(add[i]);
-      row_from_float(row, residual_out.row(t), n);
-    }
-    kernels.rms_normalise(row, n, p.eps);
-    if (p.cast == NormCast::before) {
-      row_from_float(row, out.row(t), n);
-      row_to_float(out.row(t), row, n);
-    }
-    kernels.scale_shift(row, w.data(), nullptr, n);
-    row_from_float(row, out.row(t), n);
+  const std::int64_t room = round_up(n, 16);
+  const Scratch<float> scratch(row_team_size(rows, n, threads) * room);
+  parallel_rows(rows, n, threads, [&](std::int64_t t, int slot) {
+    NormRow row = {};
+    row.x = row_at(x, t);
+    row.out = row_at(out, t);
+    row.row = scratch.data() + slot * room;
+    row.n = n;
+    row.bfloat16 = x.dtype == DType::bfloat16;
+    fill(row, t);
+    kernel(row);
   });
-}
-
-template <class T>
-void run(const LayerNormParams& p) {
-  const auto x = p.x.as<const T, 2>();
-  const auto out = p.out.as<T, 2>();
-  const std::int64_t n = x.shape[1];
-  const auto w = widen(p.w);
-  const auto b = widen(p.b);
-  const auto& kernels = transform_kernels();
-  for_each_row(x.shape[0], n, p.threads, [&](std::int64_t t, float* row) {
-    row_to_float(x.row(t), row, n);
-    kernels.layer_normalise(row, n, p.eps);
-    kernels.scale_shift(row, w.data(), b.data(), n);
-    row_from_float(row, out.row(t), n);
-  });
-}
-
-template <class Params>
-void validate_and_run(const Params& p) {
-  validate(p);
-  if (p.x.dtype == DType::bfloat16) {
-    run<BFloat16>(p);
-  } else {
-    run<float>(p);
-  }
 }
 
 }  // namespace
 
-void rms_norm(const RmsNormParams& p) { validate_and_run(p); }
+void rms_norm(const RmsNormParams& p) {
+  validate(p);
+  const auto w = widen(p.w);
+  for_each_row(p.x, p.out, p.threads, transform_kernels().rms_norm, [&](NormRow& row, std::int64_t t) {
+    row.residual = row_at(p.residual, t);
+    row.residual_out = row_at(p.residual_out, t);
+    row.w = w.data();
+    row.eps = p.eps;
+    row.cast_before = p.cast == NormCast::before;
+  });
+}
 
-void layer_norm(const LayerNormParams& p) { validate_and_run(p); }
+void layer_norm(const LayerNormParams& p) {
+  validate(p);
+  const auto w = widen(p.w);
+  const auto b = widen(p.b);
+  for_each_row(p.x, p.out, p.threads, transform_kernels().layer_norm, [&](NormRow& row, std::int64_t) {
+    row.w = w.data();
+    row.b = b.data();
+    row.eps = p.eps;
+  });
+}
 
 }  // namespace sparsespan

@@ -1,9 +1,9 @@
 #include "transform/rope.h"
 
 #include <algorithm>
+#include <cstddef>
 
-#include "core/convert.h"
-#include "core/parallel.h"
+#include "core/row_blocks.h"
 #include "core/scratch.h"
 #include "kernels/transform.h"
 #include "transform/in_place.h"
@@ -43,38 +43,39 @@ void validate(const RopeParams& p) {
   if (p.validate == Validate::full) validate_positions(p);
 }
 
-template <class T>
-void run(const RopeParams& p) {
-  const auto x = p.x.as<const T, 3>();
-  const auto out = p.out.as<T, 3>();
-  const auto table = p.cos_sin.as<const float, 2>();
-  const IntView<1> positions(p.positions);
-  const std::int64_t heads = x.shape[1];
-  const std::int64_t d = x.shape[2];
-  const std::int64_t rows = x.shape[0] * heads;
-  if (rows == 0) return;
-  const Scratch<float> scratch(row_team_size(rows, d, p.threads) * round_up(d, 16));
-  const auto& kernels = transform_kernels();
-  const auto rope = p.interleaved ? kernels.rope_interleaved : kernels.rope_half_split;
-  parallel_rows(rows, d, p.threads, [&](std::int64_t i, int slot) {
-    float* row = scratch.data() + slot * round_up(d, 16);
-    const std::int64_t t = i / heads;
-    const std::int64_t h = i % heads;
-    row_to_float(x.row(t, h), row, d);
-    rope(row, table.row(positions(t)), d / 2);
-    row_from_float(row, out.row(t, h), d);
-  });
-}
-
 }  // namespace
 
 void apply_rope(const RopeParams& p) {
   validate(p);
-  if (p.x.dtype == DType::bfloat16) {
-    run<BFloat16>(p);
-  } else {
-    run<float>(p);
-  }
+  const std::int64_t tokens = p.x.shape[0];
+  const std::int64_t heads = p.x.shape[1];
+  const std::int64_t d = p.x.shape[2];
+  if (tokens == 0 || heads == 0 || d == 0) return;
+  const int element = size_of(p.x.dtype);
+  const auto table = p.cos_sin.as<const float, 2>();
+  const IntView<1> positions(p.positions);
+  const std::int64_t room = round_up(2 * d, 16);
+  const auto& kernels = transform_kernels();
+  const auto rope = p.interleaved ? kernels.rope_interleaved : kernels.rope_half_split;
+  // A piece is some heads of one token: even a single token of many heads is shared out.
+  const std::int64_t piece = std::min(heads, rows_per_task(d));
+  const std::int64_t pieces = ceil_div(heads, piece);
+  const Scratch<float> scratch(block_team_size(tokens * pieces, piece * d, p.threads) * room);
+  parallel_row_blocks(tokens * pieces, piece * d, p.threads, [&](std::int64_t first, std::int64_t last, int slot) {
+    for (std::int64_t i = first; i < last; ++i) {
+      const std::int64_t t = i / pieces;
+      const std::int64_t h = i % pieces * piece;
+      rope({.in = static_cast<const std::byte*>(p.x.data) + (t * p.x.strides[0] + h * p.x.strides[1]) * element,
+            .out = static_cast<std::byte*>(p.out.data) + (t * p.out.strides[0] + h * p.out.strides[1]) * element,
+            .in_stride = p.x.strides[1],
+            .out_stride = p.out.strides[1],
+            .heads = std::min(piece, heads - h),
+            .table = table.row(positions(t)),
+            .half = d / 2,
+            .scratch = scratch.data() + slot * room,
+            .bfloat16 = p.x.dtype == DType::bfloat16});
+    }
+  });
 }
 
 }  // namespace sparsespan

@@ -2,6 +2,12 @@
 
 #include "kernels/simd/vec_generic.h"
 
+#include "kernels/simd/butterfly_generic.h"
+#include "kernels/simd/decode_generic.h"
+#include "kernels/simd/store_generic.h"
+
+#include "kernels/body/element.h"
+
 #include "kernels/body/norm.h"
 #include "kernels/body/rope.h"
 #include "kernels/body/transform.h"
@@ -13,9 +19,8 @@ const TransformKernels generic_transform_kernels = {
     .hadamard = hadamard,
     .rope_half_split = rope_half_split,
     .rope_interleaved = rope_interleaved,
-    .rms_normalise = rms_normalise,
-    .layer_normalise = layer_normalise,
-    .scale_shift = scale_shift,
+    .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
 };
 
 }  // namespace sparsespan

@@ -20,6 +20,14 @@ struct Code {
     m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xB1));
     return (uint32_t)_mm_cvtsi128_si32(m);
   }
+  // Sixteen halves at a time: the larger of each and |x|'s.
+  static constexpr int kHalves = 16;
+  static Bits larger_halves(Bits a, const void* p) {
+    return _mm256_max_epi16(a, _mm256_and_si256(_mm256_loadu_si256((const __m256i*)p), _mm256_set1_epi16(0x7FFF)));
+  }
+  static uint32_t largest_half(Bits a) {
+    return largest_lane(_mm256_max_epi32(_mm256_srli_epi32(a, 16), _mm256_and_si256(a, _mm256_set1_epi32(0xFFFF))));
+  }
   // See round_e4m3 in body/quant.h for the arithmetic.
   static void store_e4m3(uint8_t* p, Vec::Float x) {
     const __m256i bits = _mm256_castps_si256(x);

@@ -15,6 +15,14 @@ struct Code {
     return _mm512_max_epi32(a, _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF)));
   }
   static uint32_t largest_lane(Bits a) { return (uint32_t)_mm512_reduce_max_epi32(a); }
+  // 32 halves at a time: the larger of each and |x|'s.
+  static constexpr int kHalves = 32;
+  static Bits larger_halves(Bits a, const void* p) {
+    return _mm512_max_epi16(a, _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi16(0x7FFF)));
+  }
+  static uint32_t largest_half(Bits a) {
+    return largest_lane(_mm512_max_epi32(_mm512_srli_epi32(a, 16), _mm512_and_si512(a, _mm512_set1_epi32(0xFFFF))));
+  }
   // See round_e4m3 in body/quant.h for the arithmetic. Only the last eight bits are kept, so that what stands above
   // them in the sum does not matter; the code's own top bit, which may be wrong, is replaced by the sign.
   static void store_e4m3(uint8_t* p, Vec::Float x) {

@@ -9,6 +9,7 @@ namespace {
 
 struct Code {
   typedef Vec::Int Bits;
+  typedef int16_t Halves __attribute__((vector_size(16)));
   static Bits zero() { return Bits{0, 0, 0, 0}; }
   // The larger of each lane's bits and those of |x|.
   static Bits larger(Bits a, Vec::Float x) {
@@ -19,6 +20,21 @@ struct Code {
   static uint32_t largest_lane(Bits a) {
     int32_t result = 0;
     for (int i = 0; i < Vec::kLanes; ++i) result = a[i] > result ? a[i] : result;
+    return (uint32_t)result;
+  }
+  // Eight halves at a time: the larger of each and |x|'s.
+  static constexpr int kHalves = 8;
+  static Bits larger_halves(Bits a, const void* p) {
+    Halves x;
+    memcpy(&x, p, sizeof x);
+    const Halves b = x & 0x7FFF;
+    const Halves greater = (Halves)((Halves)a > b);
+    return (Bits)((greater & (Halves)a) | (~greater & b));
+  }
+  static uint32_t largest_half(Bits a) {
+    const Halves h = (Halves)a;
+    int32_t result = 0;
+    for (int i = 0; i < kHalves; ++i) result = h[i] > result ? h[i] : result;
     return (uint32_t)result;
   }
   // See round_e4m3 in body/quant.h for the arithmetic.

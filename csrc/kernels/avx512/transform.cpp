@@ -1,0 +1,26 @@
+#include "kernels/transform.h"
+
+#include "kernels/simd/vec_avx512.h"
+
+#include "kernels/simd/butterfly_avx512.h"
+#include "kernels/simd/decode_avx512.h"
+#include "kernels/simd/store_avx512.h"
+
+#include "kernels/body/element.h"
+
+#include "kernels/body/norm.h"
+#include "kernels/body/rope.h"
+#include "kernels/body/transform.h"
+
+namespace sparsespan {
+
+extern const TransformKernels avx512_transform_kernels;
+const TransformKernels avx512_transform_kernels = {
+    .hadamard = hadamard,
+    .rope_half_split = rope_half_split,
+    .rope_interleaved = rope_interleaved,
+    .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
+};
+
+}  // namespace sparsespan
