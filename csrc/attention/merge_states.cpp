@@ -2,13 +2,15 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
+#include <cstring>
 
 #include "attention/checks.h"
 #include "attention/state.h"
-#include "core/convert.h"
-#include "core/parallel.h"
+#include "core/memory.h"
+#include "core/row_blocks.h"
 #include "core/scratch.h"
-#include "kernels/attention.h"
+#include "kernels/merge.h"
 
 namespace sparsespan {
 
@@ -27,81 +29,111 @@ void validate(const MergeStatesParams& p) {
   require_outputs(kOp, {&p.out, &p.lse, nullptr}, s[1], s[2], s[3], {&p.outs, &p.lses, &p.attn_sink});
 }
 
-struct Merger {
-  const MergeStatesParams& p;
-  const AttentionKernels& kernels;
-  std::int64_t row;
-  std::int64_t head;
-  std::int64_t leaf_stride;
-  float* levels;  // [levels][width]
-  std::int64_t width;
+// Weights of one row's rounds, [n - 1][2], from its n leaves in `lses`; returns the lse of their union. `lses` is used
+// up.
+float weigh(float* lses, std::int64_t n, float* weights) {
+  if (n == 0) return kMinusInf;
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (std::isinf(lses[i])) lses[i] = kMinusInf;
+  }
+  auto stride = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(n))) / 2;
+  for (std::int64_t live = n; live > 1; live = stride, stride /= 2) {
+    for (std::int64_t i = 0; i + stride < live; ++i) {
+      const MergeWeights w = merge_weights(lses[i], lses[i + stride]);
+      *weights++ = w.a;
+      *weights++ = w.b;
+      lses[i] = w.lse;
+    }
+  }
+  return lses[0];
+}
 
-  bool is_empty(std::int64_t i) const { return std::isinf(lse(i)); }
-  float lse(std::int64_t i) const { return p.lses.as<const float, 3>()(i, row, head); }
-  void load(std::int64_t i, float* out) const {
-    if (is_empty(i)) {  // whatever stands in its output
-      std::fill_n(out, width, 0.0F);
-    } else if (p.outs.dtype == DType::bfloat16) {
-      row_to_float(p.outs.as<const BFloat16, 4>().row(i, row, head), out, width);
-    } else {
-      row_to_float(p.outs.as<const float, 4>().row(i, row, head), out, width);
-    }
-  }
-  // The subtree of i, i + stride, i + 2 stride, ...; i < n.
-  float merge(std::int64_t i, std::int64_t stride, float* out, int level) const {
-    if (stride == leaf_stride) {
-      load(i, out);
-      return is_empty(i) ? kMinusInf : lse(i);
-    }
-    const float left = merge(i, 2 * stride, out, level + 1);
-    if (i + stride >= p.outs.shape[0]) return left;
-    if (2 * stride == leaf_stride && p.outs.dtype == DType::float32) {  // a leaf: taken where it lies
-      const MergeWeights w = merge_weights(left, lse(i + stride));
-      kernels.mix(out, w.a, p.outs.as<const float, 4>().row(i + stride, row, head), w.b, width);
-      return w.lse;
-    }
-    float* other = levels + level * width;
-    const float right = merge(i + stride, 2 * stride, other, level + 1);
-    const MergeWeights w = merge_weights(left, right);
-    kernels.mix(out, w.a, other, w.b, width);
-    return w.lse;
-  }
+// Room of one slot.
+struct Room {
+  float* chunks;   // [n][kMergeChunk]
+  float* lses;     // [n]
+  float* weights;  // [n][2]
+
+  static std::int64_t floats(std::int64_t n) { return round_up(n * (kMergeChunk + 3), 16); }
+  Room(float* memory, std::int64_t n)
+      : chunks(memory), lses(memory + n * kMergeChunk), weights(memory + n * (kMergeChunk + 1)) {}
 };
 
-void write(const MergeStatesParams& p, std::int64_t row, std::int64_t head, float* result, float lse) {
-  const std::int64_t width = p.out.shape[2];
-  if (p.attn_sink) {
-    const float factor = sink_factor(p.attn_sink.as<const float, 1>()(head), lse);
-    for (std::int64_t d = 0; d < width; ++d) result[d] *= factor;
+class Merger {
+ public:
+  explicit Merger(const MergeStatesParams& p)
+      : p_(p),
+        kernels_(merge_kernels()),
+        heads_(p.outs.shape[2]),
+        stream_(outgrows_caches(p.out.shape[0] * p.out.shape[1] * p.out.shape[2] * size_of(p.out.dtype))) {}
+
+  // Row r = t * heads + h.
+  void run(std::int64_t r, const Room& room) const {
+    const std::int64_t n = p_.outs.shape[0];
+    const std::int64_t t = r / heads_;
+    const std::int64_t h = r % heads_;
+    const float* lses = static_cast<const float*>(p_.lses.data) + t * p_.lses.strides[1] + h * p_.lses.strides[2];
+    for (std::int64_t i = 0; i < n; ++i) room.lses[i] = lses[i * p_.lses.strides[0]];
+    const std::byte* outs = static_cast<const std::byte*>(p_.outs.data) +
+                            (t * p_.outs.strides[1] + h * p_.outs.strides[2]) * size_of(p_.outs.dtype);
+    prefetch(outs);
+    const float lse = weigh(room.lses, n, room.weights);
+    auto* out =
+        static_cast<std::byte*>(p_.out.data) + (t * p_.out.strides[0] + h * p_.out.strides[1]) * size_of(p_.out.dtype);
+    p_.lse.as<float, 2>()(t, h) = lse;
+    if (lse == kMinusInf) {  // whatever stands in the outputs
+      std::memset(out, 0, static_cast<std::size_t>(p_.out.shape[2]) * size_of(p_.out.dtype));
+      return;
+    }
+    const bool sink = p_.attn_sink.present;
+    kernels_.merge({.outs = outs,
+                    .leaf_stride = p_.outs.strides[0],
+                    .n = n,
+                    .width = p_.out.shape[2],
+                    .weights = room.weights,
+                    .scratch = room.chunks,
+                    .out = out,
+                    .bfloat16 = p_.outs.dtype == DType::bfloat16,
+                    .out_bfloat16 = p_.out.dtype == DType::bfloat16,
+                    .scaled = sink,
+                    .factor = sink ? sink_factor(p_.attn_sink.as<const float, 1>()(h), lse) : 1.0F,
+                    .stream = stream_});
   }
-  if (p.out.dtype == DType::bfloat16) {
-    row_from_float(result, p.out.as<BFloat16, 3>().row(row, head), width);
-  } else {
-    row_from_float(result, p.out.as<float, 3>().row(row, head), width);
+  void finish() const {
+    if (stream_) kernels_.fence();
   }
-  p.lse.as<float, 2>()(row, head) = lse;
-}
+
+ private:
+  // The leaves come from memory while the weights are computed.
+  void prefetch(const std::byte* outs) const {
+    const std::int64_t bytes = std::min<std::int64_t>(kPrefetched, p_.out.shape[2] * size_of(p_.outs.dtype));
+    for (std::int64_t i = 0; i < std::min<std::int64_t>(p_.outs.shape[0], 8); ++i) {
+      const std::byte* leaf = outs + i * p_.outs.strides[0] * size_of(p_.outs.dtype);
+      for (std::int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(leaf + line);
+    }
+  }
+
+  static constexpr std::int64_t kPrefetched = 512;
+  const MergeStatesParams& p_;
+  const MergeKernels& kernels_;
+  std::int64_t heads_;
+  bool stream_;
+};
 
 }  // namespace
 
 void merge_states(const MergeStatesParams& p) {
   validate(p);
   const std::int64_t n = p.outs.shape[0];
-  const std::int64_t rows = p.outs.shape[1];
-  const std::int64_t heads = p.outs.shape[2];
-  const std::int64_t width = p.outs.shape[3];
-  const auto leaf_stride =
-      static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(std::max<std::int64_t>(n, 1))));
-  const int levels = std::bit_width(static_cast<std::uint64_t>(leaf_stride));
-  const std::int64_t room = round_up((levels + 1) * width, 16);
-  const Scratch<float> scratch(team_size(rows, p.threads) * room);
-  parallel_for(rows, p.threads, [&](std::int64_t t, int slot) {
-    float* result = scratch.data() + slot * room;
-    for (std::int64_t h = 0; h < heads; ++h) {
-      const Merger merger{p, attention_kernels(), t, h, leaf_stride, result + width, width};
-      std::fill_n(result, width, 0.0F);
-      write(p, t, h, result, n == 0 ? kMinusInf : merger.merge(0, 1, result, 0));
-    }
+  const std::int64_t rows = p.outs.shape[1] * p.outs.shape[2];
+  if (rows == 0) return;
+  const std::int64_t elements = std::max<std::int64_t>(1, n) * p.outs.shape[3];
+  const Scratch<float> scratch(block_team_size(rows, elements, p.threads) * Room::floats(n));
+  const Merger merger(p);
+  parallel_row_blocks(rows, elements, p.threads, [&](std::int64_t first, std::int64_t last, int slot) {
+    const Room room(scratch.data() + slot * Room::floats(n), n);
+    for (std::int64_t r = first; r < last; ++r) merger.run(r, room);
+    merger.finish();
   });
 }
 
