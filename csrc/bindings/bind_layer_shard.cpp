@@ -16,6 +16,7 @@ using pipeline::ShardShape;
 
 std::vector<Tensor> views(const py::list& arrays) {
   std::vector<Tensor> tensors;
+  tensors.reserve(arrays.size());
   for (const py::handle array : arrays) {
     tensors.push_back(view("LayerShard", "series", py::reinterpret_borrow<py::object>(array)));
   }

@@ -70,6 +70,7 @@ PrefetchTimes simulate_prefetch(const PrefetchParams& p) {
       now += t.stall[i] + p.layer_seconds[i];
     }
     std::vector<double> after;
+    after.reserve(lanes.size() + static_cast<std::size_t>(k));
     for (const double lane : lanes) after.push_back(std::max(lane - now, 0.0));
     for (std::int64_t i = 0; i < k; ++i) after.push_back(std::max(ready[i] - now, 0.0));
     if (settled(before, after, now)) break;

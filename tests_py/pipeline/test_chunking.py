@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparsespan.reference.pipeline as reference
+from sparsespan import num_threads
 from sparsespan.pipeline import (
     ChunkCost,
     Costs,
@@ -14,6 +15,7 @@ from sparsespan.pipeline import (
     simulate,
     sm_waves,
     split_layers,
+    threads_for_compute,
 )
 
 # DeepSeek-V3.1 on eight H20: expanded-head attention in BF16, the linear part in FP8, both at peak.
@@ -232,3 +234,11 @@ def test_wave_refusals():
     assert logit_tiles([]).shape == (0,)
     assert sm_waves(0, 78, 1).slowdown == 1.0
     assert logit_tiles([300, 600, 100], ks=[100, 0, 200]).tolist() == [3, 0]
+
+
+def test_threads_for_compute():
+    assert [threads_for_compute(r, threads=4) for r in range(6)] == [4, 3, 2, 1, 1, 1]
+    assert threads_for_compute(0) == num_threads()
+    for arguments in ({"reserve": -1}, {"threads": -1}):
+        with pytest.raises(ValueError, match=r"threads_for_compute: reserve is -?1 and threads -?[01], both need 0"):
+            threads_for_compute(**arguments)

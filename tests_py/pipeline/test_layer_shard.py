@@ -254,3 +254,35 @@ def test_torch_weights_come_back_as_torch():
         shard.wait_all()
 
     run_ranks(2, rank, timeout=10)
+
+
+def test_two_shards_on_one_communicator_in_one_order():
+    """Series of other layers are a shard of their own: the ranks reach both in the same order."""
+
+    def rank(comm):
+        attention = LayerShard(series(range(2, 9)), comm, 2)
+        experts = LayerShard(series(range(4, 9), ("q_b",)), comm, 1)
+        for _ in range(2):
+            for layer in attention.layers:
+                attention.reach(layer)
+                if layer in experts.layers:
+                    experts.reach(layer)
+                np.testing.assert_array_equal(attention.wait(layer, "o_proj"), weight("o_proj", layer))
+                if layer in experts.layers:
+                    np.testing.assert_array_equal(experts.wait(layer, "q_b"), weight("q_b", layer))
+        attention.wait_all()
+        experts.wait_all()
+
+    run_ranks(3, rank, timeout=10)
+
+
+def test_polling_ends_what_has_come():
+    def rank(comm):
+        shard = LayerShard(series(range(6)), comm, 2)
+        shard.reach(0)
+        comm.barrier()
+        while shard.under_way:
+            shard.poll()
+        np.testing.assert_array_equal(shard.wait(0, "o_proj"), weight("o_proj", 0))
+
+    run_ranks(3, rank, timeout=10)
