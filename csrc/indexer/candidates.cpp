@@ -9,12 +9,6 @@ namespace sparsespan::indexer {
 
 namespace {
 
-// The k best are those with a greater key and the first `ties` of those with this one.
-struct Cut {
-  std::uint32_t key;
-  std::int64_t ties;
-};
-
 constexpr int kBins = 2048;
 
 struct Round {
@@ -38,7 +32,9 @@ std::array<std::uint32_t, kBins> count_bins(const std::uint32_t* keys, std::int6
   return counts[0];
 }
 
-// Radix select, the key's 11, 11 and 10 bits from the top; 1 <= k <= n.
+}  // namespace
+
+// Radix select, the key's 11, 11 and 10 bits from the top.
 Cut find_cut(const std::uint32_t* keys, std::int64_t n, std::int64_t k) {
   constexpr std::int64_t kLong = 16384;
   Round round = {21, 2047, 0, 0};
@@ -53,8 +49,6 @@ Cut find_cut(const std::uint32_t* keys, std::int64_t n, std::int64_t k) {
   }
   return {round.prefix, k};
 }
-
-}  // namespace
 
 void Candidates::append(const Candidates& other) {
   std::copy_n(other.keys_, other.count_, keys_ + count_);

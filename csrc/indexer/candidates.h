@@ -57,6 +57,13 @@ class Candidates {
   std::int64_t count_;
 };
 
+// The k best of some keys are those with a greater key and `ties` of those with this one.
+struct Cut {
+  std::uint32_t key;
+  std::int64_t ties;
+};
+Cut find_cut(const std::uint32_t* keys, std::int64_t n, std::int64_t k);  // 1 <= k <= n
+
 // A floor that about k scores pass, or a few more, guessed from a sample: 0 when a guess is not worth it. `sample`
 // holds kSample words.
 inline constexpr std::int64_t kSample = 2048;

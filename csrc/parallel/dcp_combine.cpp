@@ -45,6 +45,10 @@ void store_weighted(const Partial& p, std::int64_t t, std::int64_t head, float w
     std::fill_n(to, p.width(), T{});
     return;
   }
+  if (weight == 1.0F && p.out.dtype == dtype_of<T>::value) {
+    std::copy_n(p.out.as<const T, 3>().row(t, head), p.width(), to);
+    return;
+  }
   load_row(p, t, head, row);
   for (std::int64_t d = 0; d < p.width(); ++d) row[d] *= weight;
   row_from_float(row, to, p.width());

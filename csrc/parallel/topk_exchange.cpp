@@ -21,26 +21,68 @@ std::uint64_t entry(std::uint64_t key, std::int64_t position) {
 }
 std::int32_t position_of(std::uint64_t e) { return static_cast<std::int32_t>(0xFFFFFFFFU - (e & 0xFFFFFFFFU)); }
 
-// The first NaN of a row, or -1, and else its best k to `out`. `lists` are those of the ranks; memory: N * k entries.
-std::int64_t merge_row(const std::vector<const std::uint64_t*>& lists, std::int64_t k, std::uint64_t* memory,
-                       std::int32_t* out) {
-  std::uint64_t* end = memory;
-  std::uint64_t nan = 0;
-  for (const std::uint64_t* list : lists) {
-    nan = std::max(nan, *list);  // an entry for NaN is a list's first
-    for (std::int64_t j = 0; j < k && list[j] != 0; ++j) *end++ = list[j];
+// One row's lists of N * k entries, and room to choose among them.
+class RowMerge {
+ public:
+  static std::int64_t words(std::int64_t ranks, std::int64_t k) { return round_up(3 * ranks * k, 16); }
+  RowMerge(std::uint32_t* memory, std::int64_t ranks, std::int64_t k)
+      : keys_(memory),
+        ids_(reinterpret_cast<std::int32_t*>(memory + ranks * k)),
+        ties_(ids_ + ranks * k),
+        ends_(static_cast<std::size_t>(ranks)),
+        k_(k) {}
+
+  // The first NaN of the row, or -1, and else its best k to `out`, ascending. `lists` begin `stride` entries apart.
+  std::int64_t run(const std::uint64_t* lists, std::int64_t stride, std::int32_t* out) {
+    std::uint64_t nan = 0;
+    std::int64_t n = 0;
+    for (std::size_t r = 0; r < ends_.size(); ++r) {
+      const std::uint64_t* list = lists + static_cast<std::int64_t>(r) * stride;
+      nan = std::max(nan, *list);  // an entry for NaN is a list's first
+      for (std::int64_t j = 0; j < k_ && list[j] != 0; ++j) keys_[n++] = static_cast<std::uint32_t>(list[j] >> 32);
+    }
+    if (nan >> 32 == kNanKey) return position_of(nan);
+    const indexer::Cut cut = n > k_ ? indexer::find_cut(keys_, n, k_) : indexer::Cut{0, 0};
+    const std::int64_t kept = take(lists, stride, cut);
+    std::copy_n(ids_, kept, out);
+    std::fill(out + kept, out + k_, -1);
+    return -1;
   }
-  if (nan >> 32 == kNanKey) return position_of(nan);
-  std::int64_t count = end - memory;
-  if (count > k) {
-    std::nth_element(memory, memory + k - 1, end, std::greater<>());
-    count = k;
+
+ private:
+  // Ids of the entries above the cut and of the lowest ties, ascending in ids_. A rank's list is ascending by id.
+  std::int64_t take(const std::uint64_t* lists, std::int64_t stride, const indexer::Cut& cut) {
+    std::int32_t* end = ids_;
+    std::int32_t* ties = ties_;
+    for (std::size_t r = 0; r < ends_.size(); ++r) {
+      const std::uint64_t* list = lists + static_cast<std::int64_t>(r) * stride;
+      for (std::int64_t j = 0; j < k_ && list[j] != 0; ++j) {
+        const std::uint64_t key = list[j] >> 32;
+        *end = *ties = position_of(list[j]);
+        end += key > cut.key ? 1 : 0;
+        ties += key == cut.key ? 1 : 0;
+      }
+      ends_[r] = end;
+    }
+    // Lists by twos, then fours...
+    for (std::size_t width = 1; width < ends_.size(); width *= 2) {
+      for (std::size_t r = 0; r + width < ends_.size(); r += 2 * width) {
+        std::inplace_merge(r == 0 ? ids_ : ends_[r - 1], ends_[r + width - 1],
+                           ends_[std::min(r + 2 * width, ends_.size()) - 1]);
+      }
+    }
+    std::sort(ties_, ties);
+    std::copy_n(ties_, cut.ties, end);
+    std::inplace_merge(ids_, end, end + cut.ties);
+    return end + cut.ties - ids_;
   }
-  for (std::int64_t j = 0; j < count; ++j) out[j] = position_of(memory[j]);
-  std::sort(out, out + count);
-  std::fill(out + count, out + k, -1);
-  return -1;
-}
+
+  std::uint32_t* keys_;
+  std::int32_t* ids_;
+  std::int32_t* ties_;
+  std::vector<std::int32_t*> ends_;  // of each rank's ids
+  std::int64_t k_;
+};
 
 struct Merge {
   const std::uint64_t* all;  // [N, stride rows, k]
@@ -52,13 +94,12 @@ struct Merge {
 
 // out [rows, k], row by row; a row with a NaN begins with kNanId - position.
 void merge_rows(const Merge& m, std::int32_t* out, std::int64_t out_stride, int threads) {
-  const std::int64_t room = round_up(m.ranks * m.k, 8);
-  const Scratch<std::uint64_t> scratch(team_size(m.rows, threads) * room);
+  const std::int64_t room = RowMerge::words(m.ranks, m.k);
+  const Scratch<std::uint32_t> scratch(team_size(m.rows, threads) * room);
   parallel_for(m.rows, threads, [&](std::int64_t t, int slot) {
-    std::vector<const std::uint64_t*> lists(static_cast<std::size_t>(m.ranks));
-    for (std::int64_t r = 0; r < m.ranks; ++r) lists[r] = m.all + (r * m.stride + t) * m.k;
     std::int32_t* to = out + t * out_stride;
-    const std::int64_t nan = merge_row(lists, m.k, scratch.data() + slot * room, to);
+    const std::int64_t nan =
+        RowMerge(scratch.data() + slot * room, m.ranks, m.k).run(m.all + t * m.k, m.stride * m.k, to);
     if (nan >= 0) to[0] = static_cast<std::int32_t>(kNanId - nan);
   });
 }

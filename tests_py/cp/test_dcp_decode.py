@@ -205,3 +205,39 @@ def test_combine_lets_a_nan_show(combine):
 
     for out, lse in comm.run_ranks(2, rank, timeout=20):
         assert np.isnan(lse).all() and np.isnan(out).all()
+
+
+def test_a_head_axis_of_one_and_wide_integers_change_no_bit():
+    batch = Batch([100, 7], heads=4)
+    layout = cp.dcp_layout(1, 2, 16)
+    plain = batch.on_ranks(layout, combine="a2a")
+    batch.indices = batch.indices[:, None].astype(np.int64)
+    batch.request, batch.context = batch.request.astype(np.int32), batch.context.astype(np.int64)
+    assert_same_bits(batch.on_ranks(layout, combine="a2a"), plain)
+
+
+@pytest.mark.peer
+def test_torch_agrees_and_gets_its_tensors_back():
+    torch = pytest.importorskip("torch")
+    batch = Batch([90, 30], topk=16, heads=4, kv_layout="bf16_576", dtype=BF16)
+    layout = cp.dcp_layout(1, 2, 16)
+    table, _ = batch.table(layout)
+
+    def tensor(x):
+        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) if x.dtype == BF16 else torch.from_numpy(x)
+
+    def rank(c):
+        return cp.dcp_decode(
+            c, tensor(np.ascontiguousarray(batch.q_of(c.rank, 2))), tensor(batch.cache(layout, c.rank)),
+            tensor(batch.indices), layout, tensor(table), SCALE, row_to_request=tensor(batch.request),
+            out_dtype="float32",
+        )  # fmt: skip
+
+    parts = comm.run_ranks(2, rank, timeout=20)
+    assert all(isinstance(x, torch.Tensor) for part in parts for x in part)
+    out, lse = (torch.cat([part[i] for part in parts], dim=1) for i in range(2))
+    for t, s in enumerate(batch.request):
+        keys = tensor(batch.kv[s]).double()[torch.from_numpy(batch.indices[t][batch.indices[t] >= 0]).long()]
+        scores = SCALE * tensor(batch.q[t]).double() @ keys.T
+        torch.testing.assert_close(lse[t].double(), scores.logsumexp(-1), atol=TWIN, rtol=1e-6)
+        torch.testing.assert_close(out[t].double(), scores.softmax(-1) @ keys[:, :512], atol=TWIN, rtol=1e-5)
