@@ -240,4 +240,5 @@ def test_torch_agrees_and_gets_its_tensors_back():
         keys = tensor(batch.kv[s]).double()[torch.from_numpy(batch.indices[t][batch.indices[t] >= 0]).long()]
         scores = SCALE * tensor(batch.q[t]).double() @ keys.T
         torch.testing.assert_close(lse[t].double(), scores.logsumexp(-1), atol=TWIN, rtol=1e-6)
-        torch.testing.assert_close(out[t].double(), scores.softmax(-1) @ keys[:, :512], atol=TWIN, rtol=1e-5)
+        # Levels with products of bfloat16 round weights to 8 bits, values being of size up to 4.
+        torch.testing.assert_close(out[t].double(), scores.softmax(-1) @ keys[:, :512], atol=4 * 2.0**-9, rtol=1e-5)
