@@ -198,6 +198,18 @@ def test_combine_takes_nothing_from_ranks_without_keys(combine, payload):
 
 
 @pytest.mark.parametrize("combine", ["ag_rs", "a2a", "ar"])
+def test_the_merge_of_vllm_ascend(combine):
+    """Its golden case: 1 and 5 at equal lse give 3; 3 at -inf and 7 at 0 give 7."""
+
+    def rank(c):
+        out = np.array([[[[1.0]], [[3.0]]], [[[5.0]], [[7.0]]]], np.float32)[c.rank].repeat(2, axis=1)
+        lse = np.array([[[0.0], [-np.inf]], [[0.0], [0.0]]], np.float32)[c.rank].repeat(2, axis=1)
+        return cp.dcp_combine(c, out, lse, combine=combine)[0].reshape(-1).tolist()
+
+    assert comm.run_ranks(2, rank, timeout=20) == [[3.0, 7.0], [3.0, 7.0]]
+
+
+@pytest.mark.parametrize("combine", ["ag_rs", "a2a", "ar"])
 def test_combine_lets_a_nan_show(combine):
     def rank(c):
         lse = np.full((1, 2), np.nan if c.rank == 1 else 0.0, np.float32)

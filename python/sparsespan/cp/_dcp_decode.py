@@ -197,7 +197,21 @@ def dcp_partial(
     Notes
     -----
     Positions become slots of the rank's cache (``layout.remap_topk``, then the block table), owned ones first with
-    their number beside them; attention stops there, so that 1 / N of the keys takes 1 / N of the time.
+    their number beside them; attention stops there, so that 1 / N of the keys takes 1 / N of the time. Reference:
+    :func:`sparsespan.reference.cp_decode.dcp_partials`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsespan import cp
+    >>> layout = cp.dcp_layout(interleave=1, world_size=2, page_size=2)
+    >>> shard = np.ones((1, 2, 576), np.float32)  # positions 1 and 3
+    >>> out, lse = cp.dcp_partial(
+    ...     np.zeros((2, 1, 576), np.float32), shard, np.array([[0, 3], [0, 2]]), layout, 1, np.array([[0]]), 1.0,
+    ...     row_to_request=np.array([0, 0]), kv_layout="f32_576", d_v=2,
+    ... )
+    >>> out.tolist(), lse.tolist()  # the second row names no key of rank 1
+    ([[[1.0, 1.0]], [[0.0, 0.0]]], [[0.0], [-inf]])
     """
     q_nope, q_pe = _parts("dcp_partial", q)
     result: tuple[Any, Any] = call(

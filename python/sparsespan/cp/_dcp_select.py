@@ -139,7 +139,8 @@ def dcp_select(
     IndexError
         For a page that a row's context needs and the cache has not; on every rank alike.
     ValueError, TypeError
-        For shapes, dtypes, lengths, a communicator of another size than the layout, or a NaN score.
+        For shapes, dtypes, lengths, a communicator of another size than the layout, or a NaN score: on every rank alike,
+        but for "union", where nobody hears of another rank's NaN.
     RankMismatch
         When ranks follow different layouts or designs.
 
@@ -149,6 +150,25 @@ def dcp_select(
     Bytes per layer are those of ``cp.volume("dcp", index_k=...)``. A rank that owns no key of a row sends no entry.
     Sources: vLLM (sharded, union), vllm-ascend and SGLang (replicated, gathered); reference:
     :func:`sparsespan.reference.cp_decode.dcp_select`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsespan import comm, cp
+    >>> layout = cp.dcp_layout(interleave=1, world_size=2, page_size=4)
+    >>> keys, table = np.arange(5, dtype=np.float32)[:, None] * np.ones(128, np.float32), np.array([[0]])
+    >>> q, weights = np.ones((1, 1, 128), np.float32), np.ones((1, 1), np.float32)
+    >>> def rank(c, index_k):
+    ...     cache = np.zeros((1, 4, 128), np.float32)
+    ...     cp.dcp_write_index(keys, cache, np.arange(5), table, layout, c.rank, index_layout="index_f32")
+    ...     lens = np.array([5])
+    ...     return cp.dcp_select(
+    ...         c, q, cache, weights, lens, table, layout, 2, index_k=index_k, index_layout="index_f32"
+    ...     ).tolist()
+    >>> comm.run_ranks(2, lambda c: rank(c, "sharded"))  # the greatest scores are those of positions 3 and 4
+    [[[3, 4]], [[3, 4]]]
+    >>> comm.run_ranks(2, lambda c: rank(c, "union"))  # each rank's own
+    [[[2, 4]], [[1, 3]]]
     """
     return together(
         _core.cp.dcp_select, comm, core_of("dcp_select", layout), q, index_cache, weights, context_lens, block_table,

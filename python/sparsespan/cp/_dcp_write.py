@@ -51,6 +51,18 @@ def dcp_write_kv(
         As ``layout.slot_mapping``, on every rank alike.
     ValueError, TypeError
         As :func:`sparsespan.quant.concat_and_cache_mla`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsespan import cp
+    >>> layout = cp.dcp_layout(interleave=1, world_size=2, page_size=2)
+    >>> cache = np.zeros((1, 2, 576), np.float32)
+    >>> rows = np.arange(1.0, 5.0, dtype=np.float32)[:, None]  # positions 0..3 hold 1..4
+    >>> c_kv, k_pe = np.repeat(rows, 512, axis=1), np.repeat(rows, 64, axis=1)
+    >>> cp.dcp_write_kv(c_kv, k_pe, cache, np.arange(4), np.array([[0]]), layout, rank=1, kv_layout="f32_576")
+    >>> cache[0, :, 0].tolist()
+    [2.0, 4.0]
     """
     slots = layout.slot_mapping(positions, block_table, rank, row_to_request)
     quant.concat_and_cache_mla(
@@ -88,7 +100,7 @@ def dcp_write_index(
     scale_fmt : str, optional
         See :func:`sparsespan.quant.indexer_k_quant_and_cache`.
 
-    Other parameters are those of :func:`dcp_write_kv`.
+    Other parameters, and refusals, are those of :func:`dcp_write_kv`; an example is at :func:`dcp_select`.
     """
     slots = layout.slot_mapping(positions, block_table, rank, row_to_request)  # refuses on every rank alike
     if replicated:
