@@ -77,28 +77,21 @@ void fold(const Plan& p, const Tile& t, const Room& room, std::int64_t begin, st
   merge(p, t, out, right);
 }
 
-void set_empty(const Plan& p, const Tile& t, State s) { set_empty_columns(p, 0, t.rows * t.heads, s); }
-
+// The same of all blocks; there is at least one key.
 void fold_range(const Plan& p, const Tile& t, const Room& room, std::int64_t begin, std::int64_t end, State out) {
-  if (begin == end) {
-    set_empty(p, t, out);
-  } else {
-    fold(p, t, room, begin, end, 0, ceil_div(end - begin, kBlockKeys), out, 0);
-  }
+  fold(p, t, room, begin, end, 0, ceil_div(end - begin, kBlockKeys), out, 0);
 }
 
-// (m, l, o) -> (m, lse, out).
-void normalise(const Plan& p, const Tile& t, State s) {
-  for (std::int64_t c = 0; c < t.rows * t.heads; ++c) {
-    float* o = s.o + c * p.o_stride;
-    if (s.l[c] == 0.0F) {
-      std::fill_n(o, p.o_stride, 0.0F);
-    } else {
-      const float inverse = 1.0F / s.l[c];
-      for (std::int64_t d = 0; d < p.o_stride; ++d) o[d] *= inverse;
-    }
-    s.l[c] = lse_of(s.m[c], s.l[c]);
+// (m, l, o) -> (m, lse, out) of one column.
+void normalise(const Plan& p, State s, std::int64_t c) {
+  float* o = s.o + c * p.o_stride;
+  if (s.l[c] == 0.0F) {
+    std::fill_n(o, p.o_stride, 0.0F);
+  } else {
+    const float inverse = 1.0F / s.l[c];
+    for (std::int64_t d = 0; d < p.o_stride; ++d) o[d] *= inverse;
   }
+  s.l[c] = lse_of(s.m[c], s.l[c]);
 }
 
 void merge_normalised(const Plan& p, const Tile& t, State to, State other) {
@@ -115,7 +108,7 @@ bool fold_lanes(const Plan& p, const Tile& t, const Room& room, int lane, int st
   if (stride == kDcpLanes) {
     if (room.keys.lane_begin[lane] == room.keys.lane_begin[lane + 1]) return false;
     fold_range(p, t, room, room.keys.lane_begin[lane], room.keys.lane_begin[lane + 1], out);
-    normalise(p, t, out);
+    for (std::int64_t c = 0; c < t.rows * t.heads; ++c) normalise(p, out, c);
     return true;
   }
   const State right = room.state(p, p.depth + 1 + level);
@@ -126,12 +119,13 @@ bool fold_lanes(const Plan& p, const Tile& t, const Room& room, int lane, int st
   return true;
 }
 
-// Writes the tile's normalised state; the sink enters here and nowhere else.
+// Writes the tile's state, normalising it unless lanes have done so; the sink enters here and nowhere else.
 void write_tile(const Plan& p, const Tile& t, const Room& room, State s) {
   const AttentionJob& job = p.job;
   for (std::int64_t c = 0; c < t.rows * t.heads; ++c) {
     const std::int64_t row = row_id(job, t, c / t.heads);
     const std::int64_t head = t.head + c % t.heads;
+    if (!job.lanes) normalise(p, s, c);
     const float lse = s.l[c];
     const float* o = s.o + c * p.o_stride;
     if (job.attn_sink != nullptr) {
@@ -168,12 +162,10 @@ void attend_tile(const Plan& p, const Tile& t, Room& room) {
   p.job.source->open(t, room.keys);
   if (room.keys.count == 0) return write_empty(p, t);
   pack_queries(p, t, room);
-  if (!p.job.lanes) {
+  if (p.job.lanes) {
+    fold_lanes(p, t, room, 0, 1, out, 0);
+  } else {
     fold_range(p, t, room, 0, room.keys.count, out);
-    normalise(p, t, out);
-  } else if (!fold_lanes(p, t, room, 0, 1, out, 0)) {
-    set_empty(p, t, out);
-    normalise(p, t, out);
   }
   write_tile(p, t, room, out);
 }
@@ -219,14 +211,9 @@ class Chunks {
   }
   void finish(std::int64_t i, const Room& room) const {
     const Tile& t = p_.job.tiles[static_cast<std::size_t>(i)];
-    const State out = state(i * per_tile_);
-    if (used_.data()[i] == 0) {
-      set_empty(p_, t, out);
-    } else {
-      merge_chunks(t, i * per_tile_, i * per_tile_ + used_.data()[i]);
-    }
-    normalise(p_, t, out);
-    write_tile(p_, t, room, out);
+    if (used_.data()[i] == 0) return write_empty(p_, t);
+    merge_chunks(t, i * per_tile_, i * per_tile_ + used_.data()[i]);
+    write_tile(p_, t, room, state(i * per_tile_));
   }
 
  private:
