@@ -5,17 +5,12 @@
 namespace sparsespan {
 
 extern const LinearKernels generic_linear_kernels;
-#ifdef SPARSESPAN_HAVE_AVX512
+extern const LinearKernels avx2_linear_kernels;
 extern const LinearKernels avx512_linear_kernels;
-#endif
 
 const LinearKernels& linear_kernels() {
-#ifdef SPARSESPAN_HAVE_AVX512
-  const LinearKernels* avx512 = &avx512_linear_kernels;
-#else
-  const LinearKernels* avx512 = nullptr;
-#endif
-  return choose_kernels<LinearKernels>({&generic_linear_kernels, nullptr, avx512, nullptr});
+  return choose_kernels<LinearKernels>({&generic_linear_kernels, SPARSESPAN_AVX2(avx2_linear_kernels),
+                                        SPARSESPAN_AVX512(avx512_linear_kernels), nullptr});
 }
 
 }  // namespace sparsespan

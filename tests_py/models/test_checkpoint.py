@@ -64,7 +64,7 @@ HOSTILE = [
     (b"[]", b"", None, "no JSON object"),
     (b"\xff\xfe", b"", None, "is no JSON"),
     (b"[" * 100000, b"", None, "is no JSON"),
-    (b'{"a": {"dtype": "F32", "dtype": "F32", "shape": [], "data_offsets": [0, 4]}}', bytes(4), None, "stands there twice"),
+    (b'{"a": {"dtype": "F32", "dtype": "F32", "shape": [], "data_offsets": [0, 4]}}', bytes(4), None, "there twice"),
     ({"a": entry("F31")}, bytes(4), None, "dtype 'F31', needs one of"),
     ({"a": entry(["F32"])}, bytes(4), None, r"dtype \['F32'\]"),
     ({"a": entry(shape=(-1,))}, bytes(4), None, r"shape \[-1\]"),

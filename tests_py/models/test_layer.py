@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import functools
 import operator
 
-from layer_cases import SMALL, cu, hidden_rows, make_caches
+from layer_cases import PAGE, SMALL, cu, hidden_rows, make_caches
 
 sys.path.pop(0)
 
@@ -157,20 +157,95 @@ def test_shared_layers_take_the_indices_of_the_full_one(rng):
         shared.decode(mid, [20], caches, indices=same)
 
 
-def test_heads_of_two_ranks_add_up_to_all(rng):
-    """TP: the attention of each rank's heads, summed; float32 sums in another order."""
+@pytest.mark.parametrize("o_proj", ["reduce", "gather"])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_tp_equals_one_rank(rng, ranks, o_proj):
+    """Prefill and a decode step over ranks that share the heads: the bits of one rank, or sums in another order."""
     dims = SMALL["v3.2"]
     x = hidden_rows(rng, 20, dims)
-    plan = cp.split_plan("contiguous", [0, 20], None, 1)
-    parts = []
-    for heads in (None, slice(0, 2), slice(2, 4)):
-        layer = models.dsa_layer(dims, seed=4, dtype="float32", heads=heads)
-        parts.append(layer.prefill(x, plan, make_caches(rng, [20]))[0] - x)
-    np.testing.assert_allclose(parts[1] + parts[2], parts[0], rtol=0, atol=1e-5 * np.abs(parts[0]).max())
+    plan = cp.split_plan("contiguous", [0, 19], None, 1)
+    seed = int(rng.integers(1 << 30))
+
+    def run(group):
+        caches = make_caches(np.random.default_rng(seed), [20])
+        tp = (0, 1) if group is None else (group.rank, group.size)
+        layer = models.dsa_layer(dims, seed=4, dtype="float32", tp=tp, o_proj=o_proj)
+        first, _ = layer.prefill(x[:19], plan, caches, tp=group)
+        last, _ = layer.decode(x[19:], [20], caches, group)
+        return np.concatenate([first, last])
+
+    want = run(None)
+    for got in comm.run_ranks(ranks, run):
+        if o_proj == "gather":
+            assert got.tobytes() == want.tobytes()
+        else:
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_cp_times_tp_equals_one_rank(rng):
+    """Two CP ranks of two TP ranks each."""
+    dims = SMALL["v3.2"]
+    x, seed = hidden_rows(rng, 23, dims), int(rng.integers(1 << 30))
+    layer = models.dsa_layer(dims, seed=4, dtype="float32")
+    caches = make_caches(np.random.default_rng(seed), [23])
+    want, _ = layer.prefill(x, cp.split_plan("contiguous", [0, 23], None, 1), caches)
+    plan = cp.split_plan("zigzag", [0, 23], None, 2)
+
+    def run(world):
+        group, tp = world.split(world.rank % 2), world.split(world.rank // 2)
+        part = models.dsa_layer(dims, seed=4, dtype="float32", tp=(tp.rank, 2), o_proj="gather")
+        mine = make_caches(np.random.default_rng(seed), [23])
+        out, _ = part.prefill(cp.split(x, plan, group.rank), plan, mine, group, tp=tp)
+        return plan.rank_rows(group.rank), out, mine.kv[0].tobytes()
+
+    for rows, out, cache in comm.run_ranks(4, run):
+        assert out.tobytes() == want[rows].tobytes()
+        assert cache == caches.kv[0].tobytes()
+
+
+@pytest.mark.parametrize("index_k", ["replicated", "sharded"])
+@pytest.mark.parametrize("interleave", [1, PAGE])
+def test_dcp_has_the_bits_of_one_rank(rng, interleave, index_k):
+    """Two ragged prompts and three steps over a shared cache on 1, 2 and 4 ranks; close to the plain layer."""
+    dims = SMALL["v3.2"]
+    lengths, steps = [13, 26], 3
+    total = [n + steps for n in lengths]
+    x = [hidden_rows(rng, n, dims) for n in total]
+    prompt = np.concatenate([r[:n] for r, n in zip(x, lengths)])
+
+    def steps_of(layer, caches, group, **options):
+        prefill = {} if group is None else {"tp": group}
+        plan = cp.split_plan("contiguous", cu(lengths), None, 1)
+        outs = [layer.prefill(prompt, plan, caches, **prefill, **options)]
+        for i in range(steps):
+            rows = np.stack([r[n + i] for r, n in zip(x, lengths)])
+            outs.append(layer.decode(rows, np.array(lengths) + i + 1, caches, group, **options))
+        return np.concatenate([o for o, _ in outs]), np.concatenate([i for _, i in outs])
+
+    def run(group):
+        layout = cp.dcp_layout(interleave, group.size, PAGE)
+        pages = [-(-n // layout.virtual_page_size) for n in total]
+        table = np.zeros((2, max(pages)), np.int32)
+        table[0, : pages[0]], table[1, : pages[1]] = np.arange(pages[0]), pages[0] + np.arange(pages[1])
+        caches = models.PagedCaches(
+            1, sum(pages), PAGE, "f32_576", "index_f32", block_table=table,
+            index_pages=sum(pages) * (group.size if index_k == "replicated" else 1),
+        )  # fmt: skip
+        layer = models.dsa_layer(dims, seed=4, dtype="float32", tp=(group.rank, group.size), o_proj="gather")
+        return steps_of(layer, caches, group, dcp=models.Dcp(layout, index_k=index_k))
+
+    plain = steps_of(models.dsa_layer(dims, seed=4, dtype="float32"), make_caches(rng, total), None)
+    ((want, want_indices),) = comm.run_ranks(1, run)
+    np.testing.assert_array_equal(want_indices, plain[1])
+    np.testing.assert_allclose(want, plain[0], rtol=0, atol=1e-5 * np.abs(plain[0]).max())
+    for ranks in (2, 4):
+        for got, indices in comm.run_ranks(ranks, run):
+            assert got.tobytes() == want.tobytes()
+            np.testing.assert_array_equal(indices, want_indices)
 
 
 def test_float8_weights_and_their_cuts(rng):
-    """A float8 checkpoint's layer, whole and cut to heads whose edges cut blocks of 128."""
+    """A float8 checkpoint's layer, whole and cut for ranks whose edges cut blocks of 128."""
     dims = models.layer_dims(SMALL["v3.2"], nope=32, v_head=48)
     tensors = models.seeded_tensors(dims, 7, 0)
     plain, packed = dict(tensors), dict(tensors)
@@ -186,12 +261,18 @@ def test_float8_weights_and_their_cuts(rng):
         plain[name] = quant.weight_dequant(codes, scale)
     x = hidden_rows(rng, 9, dims, ml_dtypes.bfloat16)
     plan = cp.split_plan("contiguous", [0, 9], None, 1)
-    for heads in (None, slice(0, 2), slice(1, 4)):
-        outs = [
-            models.dsa_layer(dims, tensors=t, heads=heads).prefill(x, plan, make_caches(rng, [9], kind="bfloat16"))[0]
-            for t in (plain, packed)
-        ]
-        assert outs[0].tobytes() == outs[1].tobytes()
+    for ranks, o_proj in ((1, "reduce"), (2, "reduce"), (4, "gather")):
+
+        def run(group, ranks=ranks, o_proj=o_proj):
+            caches = make_caches(np.random.default_rng(1), [9], kind="bfloat16")
+            tp = (group.rank, ranks)
+            return [
+                models.dsa_layer(dims, tensors=t, tp=tp, o_proj=o_proj).prefill(x, plan, caches, tp=group)[0].tobytes()
+                for t in (plain, packed)
+            ]
+
+        for one, other in comm.run_ranks(ranks, run):
+            assert one == other
 
 
 def test_seeded_weights_depend_on_seed_index_and_name():
@@ -229,6 +310,15 @@ def test_refusals(rng):
         layer.decode(x[:1], [0], caches)
     with pytest.raises(ValueError, match="hidden has 2 rows, needs 1"):
         layer.decode(x[:2], [8], caches)
+    half = models.dsa_layer(dims, dtype="float32", tp=(0, 2))
+    with pytest.raises(ValueError, match="layer 0: has 2 of 4 heads and runs on 1 ranks"):
+        half.prefill(x, one, caches)
+    with pytest.raises(ValueError, match="dcp is given without ranks"):
+        layer.decode(x[:1], [8], caches, dcp=models.Dcp(cp.dcp_layout(1, 1, PAGE)))
+    with pytest.raises(ValueError, match=r"tp is \(0, 3\), needs a rank below a number that divides 4 heads and 40"):
+        models.dsa_layer(dims, tp=(0, 3))
+    with pytest.raises(ValueError, match="o_proj is 'both'"):
+        models.dsa_layer(dims, o_proj="both")
     with pytest.raises(ValueError, match="kv_lora is 256, needs 512"):
         models.layer_dims("v3.2", kv_lora=256)
     with pytest.raises(ValueError, match="topk is 0, needs at least 1"):

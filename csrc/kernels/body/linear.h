@@ -6,7 +6,7 @@
 
 namespace {
 
-// 4 x 6 sums, 4 rows and one column of 32 wide registers; 2 x 4, 2 and 1 of 16 narrow ones.
+// 4 x 6 sums, 4 rows and one column of 32 wide registers; 2 x 4, 2 and 1 of 16.
 constexpr int kTileRows = Vec::kLanes == 16 ? 4 : 2;
 constexpr int kTileColumns = Vec::kLanes == 16 ? 6 : 4;
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from ._caches import PagedCaches
 from ._checkpoint import Checkpoint, expected_tensors
 from ._config import ModelConfig, parse_config
+from ._dcp import Dcp
 from ._decoder import DecoderLayer
 from ._dims import LayerDims, layer_dims, rope_table
-from ._layer import DsaLayer, dsa_layer
+from ._layer import DsaLayer
 from ._linear import Linear, linear
+from ._make import dsa_layer
 from ._mlp import Mlp, MoE, route
 from ._model import Model, load
 from ._pool import KvPool, PoolFull
@@ -20,6 +22,7 @@ from ._weights import LayerWeights, layer_tensors, seeded_tensors
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "Dcp",
     "DecoderLayer",
     "DsaLayer",
     "KvPool",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cp import LayerCache
 from ..quant import kv_layout
 
 __all__ = ["PagedCaches"]
@@ -28,6 +29,8 @@ class PagedCaches:
         Layers that own an indexer; default all. The others ("shared") have no index cache.
     block_table : integers [B, blocks], optional
         Page of each block of each request of the present batch; may be set later and changed between calls.
+    index_pages : int, optional
+        Pages of the index caches, where ranks share the KV cache and each has all index keys: ``pages`` times ranks.
 
     Attributes
     ----------
@@ -46,6 +49,7 @@ class PagedCaches:
         index_layout: str = "index_132",
         index_layers: Iterable[int] | None = None,
         block_table: Any = None,
+        index_pages: int | None = None,
     ) -> None:
         self.layers = tuple(range(layers) if isinstance(layers, int) else layers)
         self.page_size = page_size
@@ -54,7 +58,7 @@ class PagedCaches:
         own = set(self.layers if index_layers is None else index_layers)
         kv, index = _layout("kv_layout", kv_layout, 576), _layout("index_layout", index_layout, 128)
         self.kv = {layer: kv.zeros(pages, page_size) for layer in self.layers}
-        self.index_k = {layer: index.zeros(pages, page_size) for layer in self.layers if layer in own}
+        self.index_k = {layer: index.zeros(index_pages or pages, page_size) for layer in self.layers if layer in own}
         self.block_table = np.zeros((0, 0), np.int32) if block_table is None else np.asarray(block_table)
 
     @property
@@ -67,6 +71,10 @@ class PagedCaches:
         """Bytes that one token takes in all layers."""
         latent = kv_layout(self.kv_layout).bytes_per_token * len(self.kv)
         return latent + kv_layout(self.index_layout).bytes_per_token * len(self.index_k)
+
+    def layer(self, index: int) -> LayerCache:
+        """One layer's caches, as the operations of :mod:`sparsespan.cp` take them."""
+        return LayerCache(self.kv[index], self.index_k.get(index), self.kv_layout, self.index_layout, self.page_size)
 
     def slots(self, requests: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Slot of each (row of the block table, logical position); -1 where the request is -1."""

@@ -31,18 +31,15 @@ class DecoderLayer:
         return hidden + self.mlp(x, threads)
 
     def prefill(
-        self, hidden: Any, plan: CpPlan, caches: PagedCaches, comm: Any = None, *, indices: Any = None, threads: int = 0
+        self, hidden: Any, plan: CpPlan, caches: PagedCaches, comm: Any = None, *, threads: int = 0, **options: Any
     ) -> tuple[Any, Any]:
         """As :meth:`DsaLayer.prefill`, with the feed-forward part behind it."""
-        hidden, indices = self.attention.prefill(hidden, plan, caches, comm, indices=indices, threads=threads)
+        hidden, indices = self.attention.prefill(hidden, plan, caches, comm, threads=threads, **options)
         return self._feed_forward(hidden, threads), indices
 
     def decode(
-        self, hidden: Any, context_lens: Any, caches: PagedCaches, comm: Any = None, *, next_n: int = 1,
-        indices: Any = None, threads: int = 0,
-    ) -> tuple[Any, Any]:  # fmt: skip
+        self, hidden: Any, context_lens: Any, caches: PagedCaches, comm: Any = None, *, threads: int = 0, **options: Any
+    ) -> tuple[Any, Any]:
         """As :meth:`DsaLayer.decode`, with the feed-forward part behind it."""
-        hidden, indices = self.attention.decode(
-            hidden, context_lens, caches, comm, next_n=next_n, indices=indices, threads=threads
-        )
+        hidden, indices = self.attention.decode(hidden, context_lens, caches, comm, threads=threads, **options)
         return self._feed_forward(hidden, threads), indices

@@ -86,14 +86,26 @@ class LayerWeights:
     tensors : mapping
         By the names of :func:`layer_tensors`; a float8 weight has its scales beside it under ``..._scale_inv``.
     dims : LayerDims
-    heads : slice or None
-        Heads of this rank; default all.
+    tp : (int, int)
+        Rank and number of ranks that share the heads.
+    o_proj : {"reduce", "gather"}
+        Which part of o_proj a rank has: the columns of its heads, or so many rows.
     """
 
-    def __init__(self, tensors: Mapping[str, Any], dims: LayerDims, heads: slice | None = None) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Any], dims: LayerDims, tp: tuple[int, int] = (0, 1), o_proj: str = "reduce"
+    ) -> None:
         self._tensors, self._dims = tensors, dims
-        first, last, _ = (heads or slice(None)).indices(dims.heads)
-        self.heads = last - first
+        rank, ranks = tp
+        if ranks < 1 or not 0 <= rank < ranks or dims.heads % ranks or dims.hidden % ranks:
+            raise ValueError(
+                f"LayerWeights: tp is {tp}, needs a rank below a number that divides {dims.heads} heads and "
+                f"{dims.hidden} columns"
+            )
+        if o_proj not in ("reduce", "gather"):
+            raise ValueError(f'LayerWeights: o_proj is {o_proj!r}, needs "reduce" or "gather"')
+        self.heads, self.o_proj = dims.heads // ranks, o_proj
+        first, last = rank * self.heads, (rank + 1) * self.heads
         width = dims.nope + dims.rope
         self.norm = load_norm(tensors["input_layernorm.weight"])
         self.q_a, self.q_a_norm = self._linear("q_a_proj"), load_norm(tensors["self_attn.q_a_layernorm.weight"])
@@ -103,7 +115,10 @@ class LayerWeights:
             load_norm(tensors["self_attn.kv_a_layernorm.weight"]),
         )
         self.w_uk, self.w_uv = self._absorbed(first, last)
-        self.o = self._linear("o_proj", columns=(first * dims.v_head, last * dims.v_head))
+        if o_proj == "reduce":
+            self.o = self._linear("o_proj", columns=(first * dims.v_head, last * dims.v_head))
+        else:
+            self.o = self._linear("o_proj", rows=(rank * dims.hidden // ranks, (rank + 1) * dims.hidden // ranks))
         self.indexer = "self_attn.indexer.wq_b.weight" in tensors
         if self.indexer:
             self.index_q, self.index_k = self._linear("indexer.wq_b"), self._linear("indexer.wk")
