@@ -74,8 +74,8 @@ def run(
 
 
 def expected(case: Case) -> Expected:
-    """Closed form of one layer. The layer gathers keys in bfloat16, whatever precision its caches have."""
+    """Closed form of one layer: its keys travel as the caches store them."""
     form = Expected()
-    for row in priced(case, case.model.volume_dims(case.batch), cache="bf16", restore="none").rows:
+    for row in priced(case, case.model.volume_dims(case.batch), cache=case.model.cache, restore="none").rows:
         form.add("keys", row)
     return form
