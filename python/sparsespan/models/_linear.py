@@ -56,10 +56,9 @@ def linear(
     ``out[t, n] = round(sum_k x[t, k] * w[n, k])`` in float32. The sum is formed in lanes: element ``k`` goes to partial
     sum ``k % lanes``, ascending, with 16 lanes (avx512), 8 (avx2) or 4 (generic), and the lanes are added in strides
     ``lanes / 2, ..., 2, 1``. So a row has the same bits for any number of threads and any batch around it. A BLAS
-    promises neither: OpenBLAS 0.3.31 gives [16, 1000] x [1000, 100] other bits with two threads than with one, and its rows
-    others in a batch of 8 than in one of 16. Float8 weights are ``bfloat16(code * scale)``:
-    ``linear(x, w, s)`` has the bits of ``linear(x, weight_dequant(w, s))``. Reference:
-    :func:`sparsespan.reference.models.linear`.
+    promises neither: OpenBLAS 0.3.31 gives [16, 1000] x [1000, 100] other bits with two threads than with one, and its
+    rows others in a batch of 8 than in one of 16. Float8 weights are ``bfloat16(code * scale)``: ``linear(x, w, s)``
+    has the bits of ``linear(x, weight_dequant(w, s))``. Reference: :func:`sparsespan.reference.models.linear`.
 
     Examples
     --------
