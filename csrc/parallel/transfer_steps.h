@@ -2,6 +2,7 @@
 
 // One rank's share of a transfer plan: which tokens it packs, which it takes, and the checksums between.
 
+#include <array>
 #include <vector>
 
 #include "core/scratch.h"
@@ -46,8 +47,8 @@ class TransferSteps {
 
  private:
   struct Book {  // one side's caches of this rank after their checks, by part and layer
-    std::vector<PagedCache> caches[2];
-    std::vector<bool> held[2];
+    std::array<std::vector<PagedCache>, 2> caches;
+    std::array<std::vector<bool>, 2> held;
   };
   const Transfer& line(const TransferStep& step) const { return p_.table[static_cast<std::size_t>(step.row)]; }
   PositionSet set_of(const Transfer& t) const;

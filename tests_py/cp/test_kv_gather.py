@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import sparsespan.reference.cp_rows as reference
-from sparsespan import cp
+from sparsespan import cp, quant
 from sparsespan.comm import CommError, RankMismatch, ThreadComm, run_ranks
 from sparsespan.testing import FaultyComm
 
@@ -188,3 +188,53 @@ def test_faults_leave_the_caches_alone(fault):
         assert isinstance(words[1], CommError)
         assert every[1].kv.tobytes() == before[1]
     assert every[0].kv.tobytes() == before[0]
+
+
+@pytest.mark.parametrize("rule", ["official", "flashmla", "sglang", "vllm"])
+@pytest.mark.parametrize(
+    ("layout", "index_layout", "scale_fmt"),
+    [
+        ("fp8_656", "index_132", None),
+        ("fp8_656", "index_bf16", "ue8m0"),
+        ("bf16_576", "index_132", "ue8m0"),
+        ("f32_576", "index_f32", "ue8m0"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [BF16, np.float32])
+def test_every_layout_and_rule_gives_the_writers_bytes(layout, index_layout, scale_fmt, rule, dtype):
+    """Quantised by the owner, moved as bytes: what one rank's writers give, head axes and trusted input included."""
+    batch = Batch((7, 5), (2, 0), (), layout, index_layout)
+    batch.c_kv, batch.k_pe, batch.k_index = (x.astype(dtype) for x in (batch.c_kv, batch.k_pe, batch.k_index))
+    batch.c_kv[3, :128] = 0  # a tile of zeros has a scale, too
+    plan, full = batch.plan("interleave", 3), batch.caches()
+    every = [batch.caches() for _ in range(3)]
+
+    def settings(caches):
+        return cp.LayerCache(caches.kv, caches.index, layout, index_layout, PAGE, rule, scale_fmt)
+
+    quant.concat_and_cache_mla(batch.c_kv, batch.k_pe, full.kv, batch.slots, layout, PAGE, rule)
+    quant.indexer_k_quant_and_cache(batch.k_index, full.index, batch.slots, PAGE, index_layout, scale_fmt)
+
+    def rank(comm):
+        changes = {"k_pe": cp.split(batch.k_pe[:, None], plan, comm.rank), "validate": "trusted"}
+        gather_kv(comm, batch, plan, settings(every[comm.rank]), changes=changes).wait()
+
+    run_ranks(3, rank)
+    assert all(same_bits(c.kv, full.kv) and same_bits(c.index, full.index) for c in every)
+
+
+@pytest.mark.timeout(30)
+def test_a_work_that_is_dropped_writes_nothing():
+    """The rank that does not wait keeps its caches; nobody crashes, and the peers end in one of the three ways."""
+    every = [BATCH.caches(), BATCH.caches()]
+    before = every[1].kv.tobytes()
+
+    def step(comm):
+        work = gather_kv(comm, BATCH, BATCH.plan("zigzag", 2), every[comm.rank])
+        if comm.rank == 0:
+            work.wait()
+        del work
+
+    words = run_both(step)
+    assert every[1].kv.tobytes() == before
+    assert all(isinstance(error, CommError) for error in words.values())
