@@ -173,6 +173,17 @@ COMM, PLAN = ThreadComm(2)[0], RAGGED.plan("zigzag", 2)
     [
         ({"indices": np.zeros((13, 7), np.int32)}, ValueError, "k_index and indices are both given, needs one"),
         ({"k_index": None}, ValueError, "neither k_index nor indices is given, needs one"),
+        (
+            {"k_index": None, "indices": np.full((13, 2), 9)},
+            IndexError,
+            "indices is 9 in row 0, column 0, needs -1 or a logical position below the 6 that the row sees",
+        ),
+        ({"k_index": None, "indices": np.full((13, 2), -2)}, IndexError, "indices is -2 in row 0"),
+        (
+            {"k_index": None, "indices": np.zeros((5, 2), int)},
+            ValueError,
+            r"indices has shape \[5, 2\], needs \[13, K\]",
+        ),
         ({"comm": ThreadComm(3)[0]}, ValueError, "comm has 3 ranks, needs the plan's 2"),
         ({"comm": None}, TypeError, "prefill_attention: comm is a NoneType, needs a Communicator"),
         ({"plan": 5}, TypeError, "prefill_attention: plan is a int, needs a CpPlan"),

@@ -122,6 +122,23 @@ def prefill_select(
     return np.where(packed >= 0, packed - ks[:, None], -1).astype(np.int32)
 
 
+def _check_shared(plan: CpPlan, rank: int, indices: Any) -> None:
+    """Another layer's choice for these rows: logical, causal, none for padding."""
+    chosen, context = np.asarray(indices), plan.context_lens(rank)
+    if chosen.ndim != 2 or len(chosen) != len(context):
+        raise ValueError(
+            f"prefill_attention: indices has shape {list(chosen.shape)}, needs [{len(context)}, K]: one row for each "
+            f"local row of rank {rank}"
+        )
+    wrong = np.argwhere((chosen < -1) | (chosen >= context[:, None]))
+    if len(wrong):
+        row, column = wrong[0]
+        raise IndexError(
+            f"prefill_attention: indices is {chosen[row, column]} in row {row}, column {column}, needs -1 or a logical "
+            f"position below the {context[row]} that the row sees"
+        )
+
+
 def prefill_attention(
     comm: Communicator,
     plan: CpPlan,
@@ -211,6 +228,8 @@ def prefill_attention(
         raise ValueError(f"{op}: {has} given, needs one: a layer selects with its own index keys or shares a top-k")
     if comm.size != plan.world_size:
         raise ValueError(f"{op}: comm has {comm.size} ranks, needs the plan's {plan.world_size}")
+    if indices is not None:
+        _check_shared(plan, rank, indices)
     request = plan.row_to_request(rank)
     positions = np.where(request >= 0, plan.positions(rank), 0)
     if rope is not None:
