@@ -19,6 +19,7 @@ std::vector<std::shared_ptr<ThreadComm>> ThreadComm::make(int ranks) {
   group->closed.resize(ranks);
   for (int r = 0; r < ranks; ++r) group->members.push_back(r);
   std::vector<std::shared_ptr<ThreadComm>> comms;
+  comms.reserve(ranks);
   for (int r = 0; r < ranks; ++r) {
     comms.push_back(std::make_shared<ThreadComm>(group, std::make_shared<ThreadSeat>(group->world, r), r));
   }

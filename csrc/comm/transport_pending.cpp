@@ -58,6 +58,7 @@ std::int64_t TransportPending::others(const std::vector<std::int64_t>& sizes) co
 
 std::vector<std::int64_t> TransportPending::pieces() const {
   std::vector<std::int64_t> sizes;
+  sizes.reserve(comm_->size());
   for (int r = 0; r < comm_->size(); ++r) sizes.push_back(reduce_piece(request, comm_->size(), r).size);
   return sizes;
 }
@@ -98,8 +99,10 @@ void TransportPending::finish_check() {
     error = find_mismatch(unpack(theirs_.data(), comm_->size()), request.peer, request.stamp, comm_->rank());
   } else if (is_collective(request.op)) {
     std::vector<Stamp> stamps;
+    stamps.reserve(comm_->size());
     for (int r = 0; r < comm_->size(); ++r) stamps.push_back(unpack(theirs_.data() + r * mine_.size(), comm_->size()));
     std::vector<const Stamp*> all;
+    all.reserve(stamps.size());
     for (const Stamp& stamp : stamps) all.push_back(&stamp);
     error = find_mismatch(all);
   }
@@ -150,6 +153,7 @@ void TransportPending::finish_data() {
   const std::int64_t own = reduce_piece(request, comm_->size(), comm_->rank()).size;
   received += own * (comm_->size() - 1);
   std::vector<const std::byte*> parts;
+  parts.reserve(comm_->size());
   for (int r = 0; r < comm_->size(); ++r) parts.push_back(scratch_.data() + r * own);
   std::byte* out = request.out;
   if (request.op == CommOp::all_reduce) {

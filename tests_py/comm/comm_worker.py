@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import conformance
+import ducks
 import faults
 
 from sparsespan.comm import as_comm
@@ -40,12 +41,16 @@ def first_two(backend, group):
     return part if dist.get_rank() < 2 else None
 
 
-def run(job, comm):
+def run(job, group, backend):
     if job in faults.BY_NAME:
-        return faults.suffer(faults.BY_NAME[job], comm)
+        return faults.suffer(faults.BY_NAME[job], as_comm(group))
+    comm = as_comm(group)
     comm.timeout = 30
     try:
-        conformance.run_all(comm)
+        if job == "ducks":
+            getattr(ducks, backend)(group)
+        else:
+            conformance.run_all(comm)
         word = "done"
     except Exception as error:
         word = f"{type(error).__name__}: {error}"
@@ -59,7 +64,7 @@ def main():
         group = first_two(sys.argv[1], whole) if job == "conform2" else whole
         if group is None:
             continue
-        end = run(job, as_comm(group))
+        end = run(job, group, sys.argv[1])
         sys.stdout.write(json.dumps(end) + "\n")
         sys.stdout.flush()
         faulthandler.cancel_dump_traceback_later()

@@ -44,11 +44,11 @@ def judged(team, fault, size):
 
 @pytest.fixture(scope="module")
 def gloo():
-    return teams.gloo(4, ["conform", "conform2", *[f.name for f in GLOO], "killed"])
+    return teams.gloo(4, ["conform", "conform2", "ducks", *[f.name for f in GLOO], "killed"])
 
 
 @needs_torch
-@pytest.mark.parametrize(("job", "size"), [("conform", 4), ("conform2", 2)])
+@pytest.mark.parametrize(("job", "size"), [("conform", 4), ("conform2", 2), ("ducks", 4)])
 def test_gloo_conforms(gloo, job, size):
     ended_well(gloo, job, size)
 
@@ -77,12 +77,13 @@ def test_gloo_kill(gloo):
 
 @pytest.fixture(scope="module")
 def mpi():
-    return teams.mpi(4, ["conform", *[f.name for f in MPI]])
+    return teams.mpi(4, ["conform", "ducks", *[f.name for f in MPI]])
 
 
 @needs_mpi
-def test_mpi_conforms(mpi):
-    ended_well(mpi, "conform", 4)
+@pytest.mark.parametrize("job", ["conform", "ducks"])
+def test_mpi_conforms(mpi, job):
+    ended_well(mpi, job, 4)
 
 
 @needs_mpi
