@@ -3,7 +3,8 @@
 `run_pipeline`: two stages, each a rank of one thread, run DSA layers over the chunks of one prompt. The peer of the
 first row is `simulate`, fed with the chunk costs of that same trace: the ratio, modelled / measured makespan, should be
 within 15 % of 1 on a quiet and on a busy machine. The peer of the second is the same prompt on one rank of one thread:
-the ratio is the speed-up, which the chunks bound at sum / makespan of the model (`bound`).
+the ratio is the speed-up, which the chunks bound at sum / makespan of the model (`bound`). `over MPI`: the first row
+with two processes.
 
 `static loop`: an OpenMP loop with schedule(static) while another thread polls. Ours has as many threads as
 `threads_for_compute(reserve=1)` says, the peer as many as there are cores; medians of rounds with the same work, in
@@ -13,9 +14,12 @@ turns. `tail` is the same ratio at the 99th percentile, `polls` how much more of
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -48,36 +52,60 @@ def forward(layers: list[models.DsaLayer]):
     return step
 
 
-def prefill(pp: int, count: int, chunks: list[int]):
-    """The trace of a run."""
+def rank(comm, pp: int, count: int, chunks: list[int]):
+    """The trace of a run, on each of its ranks."""
     dims = models.layer_dims("v3.2", hidden=WIDTH, heads=16, q_lora=256, index_heads=16, topk=256)
     rows = np.random.default_rng(0).standard_normal((sum(chunks), WIDTH)).astype(np.float32)
     pages = -(-sum(chunks) // PAGE)
+    stage = Stage(comm, pp=pp)
+    mine = range(stage.index * count // pp, (stage.index + 1) * count // pp)
+    layers = [models.dsa_layer(dims, index=i, dtype="float32") for i in mine]
 
-    def rank(comm):
-        stage = Stage(comm, pp=pp)
-        mine = range(stage.index * count // pp, (stage.index + 1) * count // pp)
-        layers = [models.dsa_layer(dims, index=i, dtype="float32") for i in mine]
+    def caches():
+        return models.PagedCaches(mine, pages, PAGE, "f32_576", "index_f32", block_table=[list(range(pages))])
 
-        def caches():
-            return models.PagedCaches(mine, pages, PAGE, "f32_576", "index_f32", block_table=[list(range(pages))])
+    program = StageProgram(forward(layers), WIDTH, "float32", state=caches)
+    return run_pipeline(stage, program, chunked_prefill(pp, chunks), {0: rows}, collect=None, trace=True).trace
 
-        program = StageProgram(forward(layers), WIDTH, "float32", state=caches)
-        return run_pipeline(stage, program, chunked_prefill(pp, chunks), {0: rows}, collect=None, trace=True).trace
 
-    return run_ranks(pp, rank, threads_per_rank=1)[0]
+def prefill(pp: int, count: int, chunks: list[int]):
+    return run_ranks(pp, lambda comm: rank(comm, pp, count, chunks), threads_per_rank=1)[0]
+
+
+def modelled(trace, chunks: list[int]) -> float:
+    return simulate(chunked_prefill(2, chunks), Costs.from_trace(trace)).makespan
+
+
+def mpi_rows(shape: str, chunks: list[int], turns: int):
+    """The same in two processes; this file is their program."""
+    launcher = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if launcher is None or importlib.util.find_spec("mpi4py") is None:
+        SESSION.note("run_pipeline over MPI: no mpirun or mpi4py here, skipped")
+        return
+    words = [launcher, "-n", "2", sys.executable, "-m", "mpi4py", __file__, str(turns), *map(str, chunks)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
+    measured, model, overlap = zip(*(map(float, line.split()) for line in run.stdout.splitlines()))
+    yield {
+        "op": "run_pipeline over MPI",
+        "shape": shape,
+        "ours_ms": statistics.median(measured) * 1e3,
+        "peer": "simulate(costs of the trace)",
+        "peer_ms": statistics.median(model) * 1e3,
+        "ratio": statistics.median(s / m for s, m in zip(model, measured)),
+        "overlap": statistics.median(o / m for o, m in zip(overlap, measured)),
+    }
 
 
 def pipeline_rows(quick: bool):
     chunks = [128, 128, 96, 64] if quick else [256, 192, 160, 128, 128, 96]
     prefill(2, 2, chunks[:2])
-    measured, modelled, alone, overlap, bound = [], [], [], [], []
+    measured, model, alone, overlap, bound = [], [], [], [], []
     for _ in range(3 if quick else 7):
         trace = prefill(2, 2, chunks)
-        costs = Costs.from_trace(trace)
         measured.append(trace.makespan)
-        modelled.append(simulate(chunked_prefill(2, chunks), costs).makespan)
-        bound.append(sum(costs.measured.values()) / modelled[-1])
+        model.append(modelled(trace, chunks))
+        bound.append(sum(Costs.from_trace(trace).measured.values()) / model[-1])
         overlap.append(trace.overlap() / trace.makespan)
         alone.append(prefill(1, 2, chunks).makespan)
     shared = {
@@ -88,8 +116,8 @@ def pipeline_rows(quick: bool):
     yield {
         **shared,
         "peer": "simulate(costs of the trace)",
-        "peer_ms": statistics.median(modelled) * 1e3,
-        "ratio": statistics.median(s / m for s, m in zip(modelled, measured)),
+        "peer_ms": statistics.median(model) * 1e3,
+        "ratio": statistics.median(s / m for s, m in zip(model, measured)),
         "overlap": statistics.median(overlap),
     }
     yield {
@@ -99,6 +127,7 @@ def pipeline_rows(quick: bool):
         "ratio": statistics.median(a / m for a, m in zip(alone, measured)),
         "bound": statistics.median(bound),
     }
+    yield from mpi_rows(shared["shape"], chunks, 3 if quick else 7)
 
 
 def receiver_rows(quick: bool):
@@ -138,3 +167,17 @@ def receiver_rows(quick: bool):
 def rows(quick: bool):
     yield from pipeline_rows(quick)
     yield from receiver_rows(quick)
+
+
+def main() -> None:
+    from mpi4py import MPI
+
+    turns, *chunks = map(int, sys.argv[1:])
+    for turn in range(turns + 1):
+        trace = rank(MPI.COMM_WORLD, 2, 2, chunks)
+        if turn > 0 and MPI.COMM_WORLD.rank == 0:  # the first one wakes everything
+            sys.stdout.write(f"{trace.makespan} {modelled(trace, chunks)} {trace.overlap()}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -128,6 +128,12 @@ void register_comm_transport(py::module_& parent) {
   auto m = parent.def_submodule("comm");
   py::class_<Transport, PyTransport, py::smart_holder>(m, "Transport").def(py::init<>());
   m.def(
+      "trust",
+      [](Communicator& comm) {
+        if (auto* over = dynamic_cast<TransportComm*>(&comm)) over->trust();
+      },
+      py::arg("comm"));
+  m.def(
       "transport_comm",
       [](std::shared_ptr<Transport> transport, bool checked) -> std::shared_ptr<Communicator> {
         return std::make_shared<TransportComm>(std::move(transport), checked);

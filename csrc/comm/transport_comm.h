@@ -25,6 +25,9 @@ class TransportComm final : public Communicator {
   std::string kind() const override { return transport_->kind(); }
   void poison(const std::string& reason) override;
   void close() override;
+  // From here on ranks no longer compare what they mean: their messages say it themselves, and a send needs no answer
+  // before its data leave. All ranks call it, with nothing under way.
+  void trust() { checked_ = false; }
 
  protected:
   std::shared_ptr<Pending> start(Request request) override;

@@ -60,7 +60,7 @@ def test_slices_are_sent_and_gathered_under_tp(pp, tp, blocking, expected):
     def rank(comm):
         stage = Stage(comm, pp=pp, tp=tp, blocking_sends=blocking)
         run = run_pipeline(stage, model.program(splits), chunked_prefill(pp, CHUNKS), {0: TOKENS}, collect="all")
-        return run, comm.trace()
+        return run, stage.lines.trace()
 
     ends = run_ranks(pp * tp, rank, threads_per_rank=1, timeout=20)
     for run, _ in ends[-tp:]:
@@ -77,7 +77,7 @@ def test_under_cp_a_rank_sends_its_own_rows_and_nothing_is_gathered_on_the_way()
         program = model.program([0, 0, 0])
         program.forward = lambda x: np.array(x.hidden)  # no layers: every collective is the runtime's own
         run_pipeline(stage, program, chunked_prefill(3, CHUNKS), {0: TOKENS}, collect=None)
-        return comm.trace()["recv"]["bytes"] if comm.rank > 1 else None, stage.comm.trace()
+        return stage.lines.trace()["recv"]["bytes"] if comm.rank > 1 else None, stage.comm.trace()
 
     ends = run_ranks(6, rank, timeout=20)
     for r, (received, inside) in enumerate(ends):
@@ -156,7 +156,7 @@ def peaks(pp, ranks, tp, scheme):
         program = model.program(splits, scratch=32)
         schedule = chunked_prefill(pp, CHUNKS)
         predicted = dummy_run(stage, program, schedule)
-        messages = comm.trace().get("send", {"calls": 0})["calls"]
+        messages = stage.lines.trace().get("send", {"calls": 0})["calls"]
         return predicted, run_pipeline(stage, program, schedule, {0: TOKENS}).peak_bytes, messages
 
     return run_ranks(pp * ranks * tp, rank, threads_per_rank=1, timeout=20)
@@ -185,10 +185,10 @@ def test_no_weight_is_on_its_way_when_a_message_starts(expected):
         stage = Stage(comm, pp=2, cp=2)
         layers = model.layers_of(splits, stage.index)
         shard = LayerShard({"o_proj": {i: np.full(4, i, np.float32) for i in layers}}, stage.comm, len(layers) - 2)
-        stage.world.reset_trace(), stage.comm.reset_trace()
+        stage.lines.reset_trace(), stage.comm.reset_trace()
         program = model.program(splits, shard=shard, shard_check=check)
         run = run_pipeline(stage, program, chunked_prefill(2, CHUNKS), {0: TOKENS}, collect="all", trace=True)
-        return run, stage.world.timeline(), stage.comm.timeline()
+        return run, stage.lines.timeline(), stage.comm.timeline()
 
     ends = run_ranks(4, rank, threads_per_rank=1, timeout=20)
     assert np.concatenate([ends[-1][0].rows[mb] for mb in range(4)]).tobytes() == expected.tobytes()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Communicator', 'Transport', 'Work', 'faulty_comm', 'thread_comms', 'transport_comm']
+__all__: list[str] = ['Communicator', 'Transport', 'Work', 'faulty_comm', 'thread_comms', 'transport_comm', 'trust']
 class Work:
     def test(self) -> bool:
         ...
@@ -64,4 +64,6 @@ def faulty_comm(comm: Communicator, fault: str, at: typing.SupportsInt | typing.
 def thread_comms(n: typing.SupportsInt | typing.SupportsIndex) -> list[Communicator]:
     ...
 def transport_comm(transport: Transport, checked: bool) -> Communicator:
+    ...
+def trust(comm: Communicator) -> None:
     ...

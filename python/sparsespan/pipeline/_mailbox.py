@@ -50,7 +50,8 @@ class Mailbox:
         self._whole = IntermediateTensors(most if gathers else 0, everything, slots=1)
         self._free = list(range(self.slots))
         self._slot_of: dict[int, int] = {}
-        self.outbox = Outbox(stage.world, slots=out_slots, blocking=stage.blocking_sends)
+        self.outbox = Outbox(stage.lines, slots=out_slots, blocking=stage.blocking_sends)
+        self._moves_alone = stage.lines._native.kind == "threads"
         self._reserve(most)
         self._upcoming = deque(a for a in actions if a.kind.startswith("RECV_"))
         self._posted: deque[tuple[Any, list[Parcel]]] = deque()
@@ -96,8 +97,8 @@ class Mailbox:
             shape = (cut.stop - cut.start, *one)
         return Envelope(kind, microbatch, source, target, batch.identity, dtype, shape)
 
-    def send(self, action: Any, tensors: Mapping[str, Any]) -> None:
-        """Start the messages of a SEND action."""
+    def send(self, action: Any, tensors: Mapping[str, Any], patience: float) -> None:
+        """Start the messages of a SEND action, and stay ``patience`` seconds with them where they need a hand."""
         stage = self.stage
         target = 0 if action.kind == "SEND_T" else action.stage + 1
         for kind, data in tensors.items():
@@ -113,6 +114,8 @@ class Mailbox:
                 self.recorder.add("comm", str(action), begin, end, **args)
 
             self.outbox.post(stage.peer(target), envelope, part, done)
+        if not self._moves_alone:
+            self.outbox.linger(patience)
 
     # ---- in ------------------------------------------------------------------------------------------------------
 
@@ -123,7 +126,7 @@ class Mailbox:
         parcels = []
         for name in names:
             envelope = self._envelope(name, action.microbatch, source, action.stage)
-            parcels.append(Parcel(self.stage.world, self.stage.peer(source), envelope, self._place(envelope)))
+            parcels.append(Parcel(self.stage.lines, self.stage.peer(source), envelope, self._place(envelope)))
         self._posted.append((action, parcels))
 
     def _place(self, envelope: Envelope) -> Callable[[], np.ndarray]:

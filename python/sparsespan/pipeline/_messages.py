@@ -177,6 +177,12 @@ class Outbox:
                 first = posted.pop(0)
                 first.done(first.begun, time.monotonic())
 
+    def linger(self, seconds: float) -> None:
+        """See messages off to a receiver that waits: nothing moves between calls, and the next may be far away."""
+        end = time.monotonic() + seconds
+        while any(self._posted.values()) and time.monotonic() < end:
+            self.poll()
+
     def flush(self) -> None:
         """Wait until everything has come."""
         for kind in self._posted:

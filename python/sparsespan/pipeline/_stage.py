@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import cp
+from .. import _core, cp
 from ..comm import Communicator, as_comm
 from ._batch import Batch
 from ._layer_shard import LayerShard
@@ -47,6 +47,8 @@ class Stage:
         Which stage, and which rank of it.
     comm : Communicator
         The ranks of the stage. A :class:`LayerShard` of the stage lives here.
+    world, lines : Communicator
+        All ranks; and the same for the messages between stages alone, with the timeout that ``comm`` had.
 
     Raises
     ------
@@ -88,6 +90,13 @@ class Stage:
         if part is None:
             raise ValueError("Stage: the communicator gave no group for this stage")
         self.comm: Communicator = part
+        lines = comm.split(0, comm.rank)
+        if lines is None:
+            raise ValueError("Stage: the communicator gave no group for messages")
+        # Messages between stages say what they are: comparing that once more would cost a round trip each, on
+        # transports where nothing moves between calls.
+        self.lines: Communicator = lines
+        _core.comm.trust(lines._native)
 
     @property
     def first(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ from ._stage_buffers import Meter
 from ._trace import Trace
 
 __all__ = ["PipelineRun", "Run"]
+
+_PATIENCE = 0.02  # of a batch's time: what its messages may cost to be seen off at once, not a layer later
 
 
 @dataclass
@@ -72,6 +75,7 @@ class Run:
         self.held: dict[int, dict[str, Any]] = {}  # what forward gave and nobody has taken yet
         self.tokens: dict[int, Any] = {}  # by slot
         self.dry: set[int] | None = None  # in a dry run: the batches that are computed for their memory
+        self.patience = 0.0
         self._taken: list[int] = []
         self._uses: dict[int, int] = {}
         for a in self.actions:
@@ -122,7 +126,7 @@ class Run:
     def send(self, action: Any) -> None:
         mb = action.microbatch
         if action.kind == "SEND_T":
-            self.mail.send(action, {"tokens": self.result.tokens[mb]})
+            self.mail.send(action, {"tokens": self.result.tokens[mb]}, self.patience)
             return
         names = ["indices"] if action.kind == "SEND_X" else list(self.program.tensors)
         if action.kind == "SEND_X" and "indices" not in self.held[mb]:
@@ -130,7 +134,7 @@ class Run:
                 f"forward: stage {self.stage.index} gave no indices for micro-batch {mb}, needs (hidden, indices): the "
                 "next stage starts with a layer that shares them"
             )
-        self.mail.send(action, {name: self.held[mb][name] for name in names})
+        self.mail.send(action, {name: self.held[mb][name] for name in names}, self.patience)
         self.use(mb)
 
     def receive(self, action: Any, arrays: dict[str, np.ndarray]) -> None:
@@ -184,9 +188,11 @@ class Run:
         batch = self.batches[leaf.microbatch]
         self._taken = []
         args = {"kind": leaf.kind, "stage": leaf.stage, "microbatch": leaf.microbatch}
+        begun = time.monotonic()
         with self.recorder.span("compute", str(leaf), **args):
             entered = self.entering(batch)
             left = self.leaving(self.forward(entered, batch), batch)
+        self.patience = _PATIENCE * (time.monotonic() - begun)
         # What forward gave back may be what it was given: the slot is about to be used again.
         for name, array in left.items():
             if any(np.may_share_memory(array, old) for old in entered.values()):
