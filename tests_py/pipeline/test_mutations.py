@@ -125,3 +125,15 @@ def test_the_command_prints_the_counts(capsys):
     assert main(["schedule", "gpipe", "--ranks", "2", "--microbatches", "2", "--mutations", "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)["mutations"]
     assert counts["drop"] == {"refused": 8, "harmless": 0, "wrong": 0}
+
+
+def test_the_command_goes_through_all_generators(capsys):
+    arguments = ["schedule", "all", "--ranks", "2", "--microbatches", "3", "--chunks", "8,4", "--mutations"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "chunked_prefill" in out and "dualpipe_v: not of this size: dualpipe_v: microbatches is 3" in out
+    assert main([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["total"]["wrong"] == 0 and document["total"]["refused"] > 500
+    assert main(["schedule", "all"]) == 1  # without --mutations it is no schedule
+    assert "kind is 'all'" in capsys.readouterr().err

@@ -14,11 +14,16 @@ __all__ = ["register"]
 KINDS = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble", "zero_bubble_v", "dualpipe_v", "chunked_prefill",
          "decode_loop")  # fmt: skip
 
+OUTCOMES = ("refused", "harmless", "wrong")
+
 
 def register(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("schedule", help="make, prove, simulate and draw a pipeline schedule")
-    parser.add_argument("kind", help=f"{', '.join(KINDS)}, or a CSV file as torch.distributed.pipelining writes it")
+    parser.add_argument(
+        "kind",
+        help=f"{', '.join(KINDS)}; a CSV file as torch.distributed.pipelining writes it; or all, with --mutations",
+    )
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--microbatches", type=int, default=8, help="for decode_loop: steps")
     parser.add_argument("--stages-per-rank", type=int, default=2, help="for interleaved")
@@ -61,12 +66,41 @@ def _mutations(schedule: Any) -> dict[str, dict[str, int]]:
 
     counts = prove_mutations(schedule)
     kinds = dict.fromkeys(what for what, _ in counts)
-    return {what: {outcome: counts[what, outcome] for outcome in ("refused", "harmless", "wrong")} for what in kinds}
+    return {what: {outcome: counts[what, outcome] for outcome in OUTCOMES} for what in kinds}
+
+
+def _all_mutations(arguments: argparse.Namespace) -> int:
+    """Every generator at this size, with and without messages."""
+    from .. import pipeline
+
+    totals: dict[str, dict[str, int]] = {}
+    refused: dict[str, str] = {}
+    for kind in KINDS:
+        try:
+            made = _make(argparse.Namespace(**{**vars(arguments), "kind": kind}))
+        except ValueError as refusal:
+            refused[kind] = str(refusal)
+            continue
+        rows = [_mutations(made), _mutations(pipeline.add_send_recv(made))]
+        totals[kind] = {o: sum(row[o] for table in rows for row in table.values()) for o in OUTCOMES}
+    whole = {o: sum(row[o] for row in totals.values()) for o in OUTCOMES}
+    if arguments.json:
+        print(json.dumps({"mutations": totals, "refused": refused, "total": whole}))
+        return int(whole["wrong"] > 0)
+    print(f"{'schedule':18} {'refused':>8} {'harmless':>9} {'wrong':>6}")
+    for kind, row in {**totals, "all": whole}.items():
+        print(f"{kind:18} {row['refused']:8} {row['harmless']:9} {row['wrong']:6}")
+    print("every single mutation of each schedule, with and without messages")
+    for kind, words in refused.items():
+        print(f"{kind}: not of this size: {words}")
+    return int(whole["wrong"] > 0)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from .. import pipeline
 
+    if arguments.kind == "all" and arguments.mutations:
+        return _all_mutations(arguments)
     try:
         schedule = _make(arguments)
         pipeline.validate(schedule)
