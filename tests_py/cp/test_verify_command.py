@@ -6,6 +6,7 @@ import pytest
 
 from sparsespan import pipeline
 from sparsespan.cli import main
+from sparsespan.testing import each_isa
 
 pytestmark = pytest.mark.timeout(60)
 SMALL = ["verify", "--lens", "9,30", "--prefix", "0,20", "--heads", "8", "--timeout", "10"]
@@ -57,6 +58,11 @@ def test_layouts_count_their_own_bytes(capsys, layout):
     assert keys[0]["counted"] == 2 * 20 * {"fp8_656": 788, "bf16_576": 1408}[layout]
 
 
+def test_another_model(capsys):
+    code, report, _ = run(capsys, *SMALL, "--cp", "2", "--model", "glm-5", "--layer", "--o-proj", "a2a_rs")
+    assert code == 0 and len(report["cases"]) == 3
+
+
 def test_a_grid_of_both_runs_every_group(capsys):
     code, report, _ = run(capsys, *SMALL, "--cp", "2", "--dcp", "2", "--next-n", "2")
     assert code == 0
@@ -97,10 +103,11 @@ def test_layers_and_the_output_projection(capsys):
     assert [mode for mode, promise in out.items() if promise != "bits"] == ["a2a_rs"]
 
 
-def test_a_rank_without_rows_takes_part(capsys):
-    short = ["verify", "--heads", "8", "--lens", "3,0", "--scheme", "all", "--cp", "4", "--layer"]
+@pytest.mark.parametrize("lens", ["3,0", "0"])
+def test_a_rank_without_rows_takes_part(capsys, lens):
+    short = ["verify", "--heads", "8", "--lens", lens, "--scheme", "all", "--cp", "4", "--layer", "--o-proj", "all"]
     code, report, _ = run(capsys, *short)
-    assert code == 0 and len(report["cases"]) == 14
+    assert code == 0 and len(report["cases"]) == 2 * 7 + 4
 
 
 @pytest.mark.parametrize("grid", [("--cp", "2"), ("--dcp", "2")])
@@ -126,6 +133,13 @@ def test_a_rank_that_stays_away_ends_in_time(capsys, fault):
     assert code == 1
     assert report["cases"][0]["error"]["type"] in {"CommTimeout", "RankMismatch", "CommError", "ValueError"}
     assert report["seconds"] < 10
+
+
+def test_every_level_keeps_its_contract(capsys):
+    """Levels that round the weights of attention to bfloat16 promise bits on lanes and less elsewhere."""
+    for isa in each_isa():
+        code, report, _ = run(capsys, *SMALL, "--cp", "2", "--dcp", "2", "--combine", "all")
+        assert code == 0 and report["isa"].startswith(isa)
 
 
 def test_a_fault_leaves_the_next_run_alone(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -224,7 +225,7 @@ def o_proj(
     if mode == "a2a_rs" and x_local.ndim == 3 and x_local.shape[1] % comm.size:
         raise ValueError(f"o_proj: x_local has {x_local.shape[1]} heads, needs a multiple of the {comm.size} ranks")
     rows = len(x_local)
-    x = x_local.reshape(rows, -1)
+    x = x_local.reshape(rows, math.prod(x_local.shape[1:]))  # a rank may have no rows
     if mode != "a2a_rs":
         y = _whole(comm, x, linear, mode, gathered, owner, timeout)
         return gather_rows(comm, y, plan, timeout=timeout) if replicated and plan is not None else y

@@ -93,8 +93,9 @@ def run(
         everything = cp.gather_rows(comm, hidden, plan, "all")
     with traffic.stage("last rows"):
         last = cp.gather_rows(comm, hidden, plan, "last")
-    real, ends = rows >= 0, np.array(case.batch.cu_seqlens[1:]) - 1
-    wanted_last = np.where(np.array(case.batch.lens)[:, None] > 0, want.hidden[ends], np.array(0, BF16))
+    real, some = rows >= 0, np.array(case.batch.lens) > 0
+    wanted_last = np.zeros((len(some), want.hidden.shape[1]), BF16)
+    wanted_last[some] = want.hidden[np.array(case.batch.cu_seqlens[1:])[some] - 1]
     return [
         bits("indices", got.indices[real], want.indices[rows[real]], rows[real]),
         bits("out", got.out[real], want.out[rows[real], heads], rows[real]),

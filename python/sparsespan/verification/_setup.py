@@ -103,7 +103,8 @@ class Setup:
         key = zlib.crc32(repr((batch.lens, batch.prefix, batch.decode)).encode())
         self.new = make_inputs(self.dims, batch.rows, (model.seed, key, 0))
         self.past = make_inputs(dataclasses.replace(self.dims, heads=1), sum(batch.prefix), (model.seed, key, 1))
-        self.hidden = np.random.default_rng((model.seed, key, 2)).standard_normal((batch.rows, 7168), np.float32)
+        width = cp.attention_dims(model.name).hidden
+        self.hidden = np.random.default_rng((model.seed, key, 2)).standard_normal((batch.rows, width), np.float32)
         self.rng_key = (model.seed, key, 3)
 
     @cached_property
