@@ -16,7 +16,7 @@ from ._batches import Batch
 from ._bytes import Expected
 from ._case import Case, own_heads
 from ._checks import LSE, Check, Traffic, bits, merge_tolerance, within
-from ._setup import Caches, Model, Setup
+from ._setup import Caches, Model, Setup, kept
 
 __all__ = ["expected", "figures", "oracle", "run"]
 
@@ -74,10 +74,9 @@ class Oracle:
         return self.indices, *self.plain, self.caches.kv, self.caches.index
 
 
-@functools.lru_cache(maxsize=16)
 def oracle(model: Model, batch: Batch) -> Oracle:
     """The one-rank answer, computed once for all designs and grids."""
-    return Oracle(model, batch)
+    return kept(Oracle, model, batch)
 
 
 class Shard:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from ._bytes import Expected
 from ._case import Case
 from ._checks import Check, Traffic, bits
 from ._prefill import figures, priced, split
-from ._setup import Model, Setup
+from ._setup import Model, Setup, kept
 
 __all__ = ["expected", "figures", "oracle", "run"]
 
@@ -46,10 +45,9 @@ class Oracle:
         return self.out, self.indices, self.after.kv[0], self.after.index_k[0]
 
 
-@functools.lru_cache(maxsize=16)
 def oracle(model: Model, batch: Batch) -> Oracle:
     """The one-rank answer, computed once for all schemes and grids."""
-    return Oracle(model, batch)
+    return kept(Oracle, model, batch)
 
 
 def run(

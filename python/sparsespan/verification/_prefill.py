@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ._batches import Batch
 from ._bytes import Expected
 from ._case import Case, own_heads
 from ._checks import Check, Traffic, bits
-from ._setup import Caches, Model, Setup, turn
+from ._setup import Caches, Model, Setup, kept, turn
 
 __all__ = ["expected", "figures", "oracle", "priced", "run", "split"]
 
@@ -56,10 +55,9 @@ class Oracle:
         return self.indices, self.out, self.lse, self.after.kv, self.after.index
 
 
-@functools.lru_cache(maxsize=16)
 def oracle(model: Model, batch: Batch) -> Oracle:
     """The one-rank answer, computed once for all schemes and grids."""
-    return Oracle(model, batch)
+    return kept(Oracle, model, batch)
 
 
 def split(case: Case) -> cp.CpPlan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from ._bytes import Expected
 from ._case import Case
 from ._checks import Check, Tolerance, Traffic, bits, within
 from ._prefill import figures, split
-from ._setup import Model
+from ._setup import Model, kept
 
 __all__ = ["expected", "figures", "oracle", "run"]
 
@@ -45,10 +44,9 @@ class Oracle:
         return (self.out,)
 
 
-@functools.lru_cache(maxsize=16)
 def oracle(model: Model, batch: Batch) -> Oracle:
     """The one-rank answer, computed once for all modes and grids."""
-    return Oracle(model, batch)
+    return kept(Oracle, model, batch)
 
 
 def _apply(x: Any, params: Any) -> Any:
