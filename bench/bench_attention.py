@@ -9,7 +9,7 @@ import numpy as np
 from peers import BF16, native_ops, to_torch, torch_or_none
 from timing import compare
 
-from sparsespan import quant
+from sparsespan import empty_kv_pool, quant
 from sparsespan.attention import merge_states, mha, sparse_mla
 
 DIM, D_V, TOPK, PAGE = 576, 512, 2048, 64
@@ -20,7 +20,7 @@ MODELS = {128: "V3.2", 64: "GLM-5"}
 def kv_rows(keys: int) -> np.ndarray:
     """[keys, 576] bf16; one block of noise laid end to end, so that a gigabyte takes a second."""
     noise = np.random.default_rng(0).standard_normal((min(keys, 8192), DIM), dtype=np.float32).astype(BF16)
-    kv = np.empty((keys, DIM), BF16)
+    kv = empty_kv_pool("bf16_576", -(-keys // PAGE), PAGE).reshape(-1, DIM)[:keys]
     for begin in range(0, keys, len(noise)):
         kv[begin : begin + len(noise)] = noise[: keys - begin]
     return kv
@@ -94,7 +94,7 @@ def _sparse(op: str, shape: str, heads: int, rows: int, keys: int, apart: bool, 
     q = np.random.default_rng(1).standard_normal((rows, heads, DIM), dtype=np.float32).astype(BF16)
     kv, indices = kv_rows(keys), chosen(rows, keys, apart)
     paged = kv.reshape(-1, PAGE, DIM)
-    cache = quant.convert_kv(paged, "bf16_576", "fp8_656")
+    cache = quant.convert_kv(paged, "bf16_576", "fp8_656", out=empty_kv_pool("fp8_656", len(paged), PAGE))
     out = (np.empty((rows, heads, D_V), BF16), None, None)
     flops = 2.0 * heads * indices.size * (DIM + D_V)
 
@@ -106,10 +106,15 @@ def _sparse(op: str, shape: str, heads: int, rows: int, keys: int, apart: bool, 
 
     peers = {"numpy float32": _numpy(q, kv, indices)} if numpy_too else {}
     peers |= _torch(q, kv, indices) | _sglang(q, kv, indices)
+    own = {"own, 1 thread": lambda: bf16(1)} if decode else {}
+    if keys > 1 << 19:
+        small = np.array(paged)  # ordinary memory, though NumPy too may ask for huge pages
+        own["own, KV as NumPy has it"] = lambda: sparse_mla(
+            q, small, indices, SCALE, layout="bf16_576", page_size=PAGE, out=out
+        )
     name = f"{MODELS[heads]} {shape}"
     yield from compare(
-        op, f"{name} bf16", bf16, peers, own={"own, 1 thread": lambda: bf16(1)} if decode else {},
-        flops=flops, moved=indices.size * 1152.0,
+        op, f"{name} bf16", bf16, peers, own=own, flops=flops, moved=indices.size * 1152.0,
     )  # fmt: skip
     yield from compare(op, f"{name} fp8", fp8, own={"own bf16 KV": bf16}, flops=flops, moved=indices.size * 656.0)
 

@@ -6,7 +6,8 @@ twin of the same name under :mod:`reference`. Importing the package imports no t
 
 from __future__ import annotations
 
+from ._pool import empty_kv_pool
 from ._runtime import build_info, num_threads, set_max_isa, set_num_threads
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build_info", "num_threads", "set_max_isa", "set_num_threads"]
+__all__ = ["__version__", "build_info", "empty_kv_pool", "num_threads", "set_max_isa", "set_num_threads"]
