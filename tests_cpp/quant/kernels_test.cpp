@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -65,6 +66,29 @@ TEST(QuantKernels, RoundsAsTheCoreTypeDoes) {
     const test::IsaScope scope(isa);
     quant_kernels().encode_e4m3(x.data(), false, 1.0F, codes.data(), static_cast<std::int64_t>(x.size()));
     for (std::size_t i = 0; i < x.size(); ++i) ASSERT_EQ(codes[i], to_float8_e4m3(x[i]).bits) << x[i];
+  }
+}
+
+// Every finite bfloat16, alone in the 16-bit way and mixed with what sends its neighbours the long one.
+TEST(QuantKernels, EveryHalfIsRoundedAsTheCoreTypeDoes) {
+  std::vector<BFloat16> x;
+  for (std::uint32_t bits = 0; bits < 0x10000U; ++bits) {
+    if ((bits & 0x7F80U) != 0x7F80U) x.push_back({static_cast<std::uint16_t>(bits)});
+  }
+  const auto n = static_cast<std::int64_t>(x.size());
+  std::vector<BFloat16> shuffled = x;
+  std::shuffle(shuffled.begin(), shuffled.end(), std::mt19937(12));
+  std::vector<std::uint8_t> codes(x.size());
+  for (const Isa isa : test::available_isas()) {
+    const test::IsaScope scope(isa);
+    for (const float scale : {1.0F, 0x1p-22F, 0x1p-5F, 0x1p9F, 0x1p119F, 0x1p-99F, 0x1p-126F, 0.7F}) {
+      for (const auto* input : {&x, &shuffled}) {
+        quant_kernels().encode_e4m3(input->data(), true, scale, codes.data(), n);
+        for (std::size_t i = 0; i < codes.size(); ++i) {
+          ASSERT_EQ(codes[i], to_float8_e4m3(to_float((*input)[i]) / scale).bits) << (*input)[i].bits << " / " << scale;
+        }
+      }
+    }
   }
 }
 

@@ -72,8 +72,24 @@ void encode_as(const char* x, float scale, uint8_t* codes, int64_t n) {
   for (; i < n; ++i) codes[i] = round_e4m3(E::get(x + i * E::kBytes) / scale);
 }
 
+// bfloat16 with a scale of 2^k; what the short way cannot do goes the long one.
+void encode_halves(const char* x, float scale, uint8_t* codes, int64_t n) {
+  const int k = (int)(__builtin_bit_cast(uint32_t, scale) >> 23) - 127;
+  const int down = k > 0 ? 128 * k : 0;
+  const int up = k < 0 ? -128 * k : 0;
+  int64_t i = 0;
+  for (; i + Code::kHalves <= n; i += Code::kHalves) {
+    const char* from = x + i * Bf16::kBytes;
+    if (!Code::store_halves(codes + i, from, down, up)) encode_as<Bf16>(from, scale, codes + i, Code::kHalves);
+  }
+  encode_as<Bf16>(x + i * Bf16::kBytes, scale, codes + i, n - i);
+}
+
 void encode_e4m3(const void* x, bool bfloat16, float scale, uint8_t* codes, int64_t n) noexcept {
-  if (bfloat16) {
+  // From 2^-100 on, a zero stays below all codes when its exponent is shifted like any other.
+  if (bfloat16 && exact_inverse(scale) != 0.0F && scale > 0x1p-100F) {
+    encode_halves((const char*)x, scale, codes, n);
+  } else if (bfloat16) {
     encode_as<Bf16>((const char*)x, scale, codes, n);
   } else {
     encode_as<F32>((const char*)x, scale, codes, n);
