@@ -96,6 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
     SESSION.quick = arguments.quick
     out = sys.stderr if arguments.json else sys.stdout
     names = families(arguments.only)
+    if arguments.write_baseline and arguments.only:
+        raise SystemExit("bench: --write-baseline needs all families, without --only")
     info = {**machine(), **sparsespan.build_info()}
     print(f"{cpu_name()}, {info['threads']} threads, isa {info['isa']}, {info['compiler']}", file=out)
     for words in levels_not_run():
@@ -115,7 +117,12 @@ def run(arguments: argparse.Namespace) -> int:
         from roofline import draw
 
         Path(arguments.svg).write_text(draw(rows, peaks, bandwidth["copy"]), encoding="utf-8")
-    good = check(rows, names, arguments.quick, out) if arguments.check else True
+    broken = [row for row in rows if row.get("holds") is False]
+    good = True
+    if arguments.check:
+        good = check(rows, names, arguments.quick, out) and not broken
+        for row in broken:
+            print(f"check: {row['op']}, {row['shape']}: {row['words']}", file=out)
     if arguments.write_baseline:
         path = baseline.path_of(FOLDER, arguments.quick)
         print(f"{baseline.write(path, machine(), rows)} ratios written to {path}", file=out)

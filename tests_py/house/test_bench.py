@@ -119,3 +119,9 @@ def test_an_unknown_family_is_refused():
     command = [sys.executable, "-m", "sparsespan.cli", "bench", "--only", "weather"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "--only has weather, needs some of attention, " in done.stderr
+
+
+def test_a_baseline_is_of_everything():
+    command = [sys.executable, "-m", "sparsespan.cli", "bench", "--only", "topk", "--write-baseline"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "--write-baseline needs all families, without --only" in done.stderr
