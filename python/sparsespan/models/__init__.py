@@ -14,6 +14,7 @@ from ._make import dsa_layer
 from ._mlp import Mlp, MoE, route
 from ._model import Model, load
 from ._pool import KvPool, PoolFull
+from ._ranks import Ranks
 from ._safetensors import CheckpointError, TensorFile, write_tensors
 from ._sampling import sample
 from ._tiny import tiny_config, write_tiny
@@ -35,6 +36,7 @@ __all__ = [
     "ModelConfig",
     "PagedCaches",
     "PoolFull",
+    "Ranks",
     "TensorFile",
     "dsa_layer",
     "expected_tensors",

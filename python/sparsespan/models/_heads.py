@@ -1,4 +1,4 @@
-"""The output projection, whole or over the ranks that share the heads."""
+"""Products whose inner dimension is spread over ranks: of heads, of a feed-forward width."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ._linear import Linear
 from ._weights import LayerWeights
 
-__all__ = ["join_columns", "project_out"]
+__all__ = ["join_columns", "project_out", "spread_product"]
 
 
 def join_columns(comm: Any, x: Any) -> Any:
@@ -17,16 +18,21 @@ def join_columns(comm: Any, x: Any) -> Any:
     return np.ascontiguousarray(np.moveaxis(parts, 0, 1)).reshape(len(x), comm.size * x.shape[1])
 
 
-def project_out(hidden: Any, heads: Any, weights: LayerWeights, tp: Any, threads: int) -> Any:
-    """``hidden + o_proj(heads)``; heads [t, h, v] are this rank's.
+def spread_product(rows: Any, weight: Linear, how: str, tp: Any, threads: int) -> Any:
+    """``rows @ w.T`` where each rank has some columns of ``rows``.
 
-    "reduce" adds the ranks' products, which rounds otherwise than one rank does; "gather" brings the heads together and
-    gives each rank some columns of the result, whose bits are then one rank's.
+    "reduce" adds the ranks' products (``weight`` is some columns of w), which rounds otherwise than one rank does.
+    "gather" brings the rows together and gives each rank some columns of the result (``weight`` is some rows of w),
+    whose bits are then one rank's.
     """
-    rows = np.ascontiguousarray(heads).reshape(len(hidden), heads.shape[1] * heads.shape[2])
     if tp is None or tp.size == 1:
-        return hidden + weights.o(rows, threads=threads)
-    if weights.o_proj == "reduce":
-        part = weights.o(rows, out_dtype="float32", threads=threads)
-        return hidden + tp.all_reduce(part).astype(hidden.dtype)
-    return hidden + join_columns(tp, weights.o(join_columns(tp, rows), threads=threads))
+        return weight(rows, threads=threads)
+    if how == "reduce":
+        return tp.all_reduce(weight(rows, out_dtype="float32", threads=threads)).astype(rows.dtype)
+    return join_columns(tp, weight(join_columns(tp, rows), threads=threads))
+
+
+def project_out(hidden: Any, heads: Any, weights: LayerWeights, tp: Any, threads: int) -> Any:
+    """``hidden + o_proj(heads)``; heads [t, h, v] are this rank's."""
+    rows = np.ascontiguousarray(heads).reshape(len(hidden), heads.shape[1] * heads.shape[2])
+    return hidden + spread_product(rows, weights.o, weights.o_proj, tp, threads)

@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 
 from ._config import ModelConfig
+from ._heads import spread_product
 from ._linear import Linear
+from ._weights import load_linear
 
 __all__ = ["Mlp", "MoE", "route"]
-
-
-def load_linear(tensors: Mapping[str, Any], name: str) -> Linear:
-    """``name.weight`` with its scales, where it is float8."""
-    return Linear(tensors[name + ".weight"], tensors.get(name + ".weight_scale_inv"))
 
 
 def _silu(x: np.ndarray) -> np.ndarray:
@@ -25,19 +22,26 @@ def _silu(x: np.ndarray) -> np.ndarray:
 
 
 class Mlp:
-    """``down(silu(gate(x)) * up(x))``."""
+    """``down(silu(gate(x)) * up(x))``, whole or with the inner width spread over the ranks of ``tp``."""
 
-    def __init__(self, tensors: Mapping[str, Any], prefix: str) -> None:
-        self.gate, self.up, self.down = (
-            load_linear(tensors, f"{prefix}.{part}_proj") for part in ("gate", "up", "down")
-        )
+    def __init__(self, tensors: Mapping[str, Any], prefix: str, tp: Any = None, how: str = "gather") -> None:
+        rank, ranks = (0, 1) if tp is None else (tp.rank, tp.size)
+        hidden, width = tensors[f"{prefix}.down_proj.weight"].shape
+        if width % ranks or hidden % ranks:
+            raise ValueError(f"{prefix}: {ranks} ranks do not divide its width of {width} and its output of {hidden}")
+        inner, outer = ((rank * n // ranks, (rank + 1) * n // ranks) for n in (width, hidden))
+        self.gate = load_linear(tensors, f"{prefix}.gate_proj", rows=inner)
+        self.up = load_linear(tensors, f"{prefix}.up_proj", rows=inner)
+        part = {"rows": outer} if how == "gather" else {"columns": inner}
+        self.down = load_linear(tensors, f"{prefix}.down_proj", **part)
+        self._tp, self._how = tp, how
 
     def __call__(self, x: Any, threads: int = 0) -> Any:
         gate = self.gate(x, threads=threads)
         up = self.up(x, threads=threads)
         # The activation is rounded to the model's dtype, and the product again, as in transformers.
         gate = _silu(gate.astype(np.float32)).astype(gate.dtype)
-        return self.down(gate * up, threads=threads)
+        return spread_product(gate * up, self.down, self._how, self._tp, threads)
 
 
 def route(
@@ -91,14 +95,19 @@ def route(
 
 
 class MoE:
-    """Routed experts and the shared one. A row adds its experts in ascending order, in float32."""
+    """Routed experts and the shared one. A row adds its experts in ascending order, in float32.
 
-    def __init__(self, tensors: Mapping[str, Any], config: ModelConfig) -> None:
-        self.config = config
+    On the ranks of ``tp`` expert e lies on rank ``e % N``; ranks have the same rows and exchange what their experts
+    say, [rows, experts a token, hidden] in float32, so that the sum has the bits of one rank.
+    """
+
+    def __init__(self, tensors: Mapping[str, Any], config: ModelConfig, tp: Any = None, how: str = "gather") -> None:
+        self.config, self._tp = config, None if tp is None or tp.size == 1 else tp
         self.gate = Linear(tensors["mlp.gate.weight"])
         self.bias = np.asarray(tensors["mlp.gate.e_score_correction_bias"], np.float32)
-        self.experts = [Mlp(tensors, f"mlp.experts.{e}") for e in range(config.n_routed_experts)]
-        self.shared = Mlp(tensors, "mlp.shared_experts")
+        first, step = (0, 1) if self._tp is None else (tp.rank, tp.size)
+        self.experts = {e: Mlp(tensors, f"mlp.experts.{e}") for e in range(first, config.n_routed_experts, step)}
+        self.shared = Mlp(tensors, "mlp.shared_experts", tp, how)
 
     def __call__(self, x: Any, threads: int = 0) -> Any:
         c = self.config
@@ -108,8 +117,19 @@ class MoE:
             normalise=c.norm_topk_prob, scale=c.routed_scaling_factor,
         )  # fmt: skip
         total = np.zeros(x.shape, np.float32)
+        said = None if self._tp is None else np.zeros((len(x), c.num_experts_per_tok, x.shape[1]), np.float32)
         for e in np.unique(chosen):
+            if e not in self.experts:
+                continue
             row, place = np.nonzero(chosen == e)
             part = self.experts[e](np.ascontiguousarray(x[row]), threads).astype(np.float32)
-            total[row] += part * weights[row, place, None]
+            part *= weights[row, place, None]
+            if said is None:
+                total[row] += part
+            else:
+                said[row, place] = part
+        if said is not None and self._tp is not None:  # every place is one rank's; the others add zeros to it
+            joined = self._tp.all_reduce(said)
+            for i in range(c.num_experts_per_tok):
+                total += joined[:, i]
         return total.astype(x.dtype) + self.shared(x, threads)

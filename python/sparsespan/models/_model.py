@@ -10,14 +10,15 @@ import ml_dtypes
 import numpy as np
 
 from .. import transform
-from ..cp import split_plan
+from ..cp import gather_rows, split_plan
 from ._caches import PagedCaches
 from ._checkpoint import Checkpoint
 from ._decoder import DecoderLayer
 from ._layer import DsaLayer
 from ._linear import Linear
 from ._mlp import Mlp, MoE
-from ._pool import KvPool
+from ._pool import KvPool, chunks
+from ._ranks import Ranks
 from ._sampling import sample
 from ._weights import LayerWeights, load_norm
 
@@ -27,7 +28,7 @@ LAYOUTS = {"float32": ("f32_576", "index_f32"), "bfloat16": ("bf16_576", "index_
 
 
 class Model:
-    """A DSA model on one rank or on the ranks of a context-parallel group; made by :func:`load`.
+    """A DSA model on one rank, or this rank's part of it; made by :func:`load`.
 
     Attributes
     ----------
@@ -35,11 +36,18 @@ class Model:
     layers : list of DecoderLayer
     dtype : numpy.dtype
         Of activations.
+    ranks : Ranks
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, dtype: str | None = None, norm_cast: str = "before", hadamard: bool | None = None
+        self,
+        checkpoint: Checkpoint,
+        dtype: str | None = None,
+        norm_cast: str = "before",
+        hadamard: bool | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         c = self.config = checkpoint.config
         name = dtype or ("bfloat16" if c.dtype == "bfloat16" else "float32")
         if name not in LAYOUTS:
@@ -53,9 +61,11 @@ class Model:
 
     def _layer(self, checkpoint: Checkpoint, index: int, hadamard: bool | None) -> DecoderLayer:
         c, tensors = self.config, checkpoint.under(f"model.layers.{index}.")
-        weights = LayerWeights(tensors, c.dims)
+        tp, how = self.ranks.tp, self.ranks.how
+        weights = LayerWeights(tensors, c.dims, (0, 1) if tp is None else (tp.rank, tp.size), how)
         attention = DsaLayer(c.dims, weights, index, hadamard, self._norm_cast)
-        mlp = Mlp(tensors, "mlp") if c.mlp_layer_types[index] == "dense" else MoE(tensors, c)
+        dense = c.mlp_layer_types[index] == "dense"
+        mlp = Mlp(tensors, "mlp", tp, how) if dense else MoE(tensors, c, tp, how)
         return DecoderLayer(attention, load_norm(tensors["post_attention_layernorm.weight"]), mlp, self._norm_cast)
 
     def __repr__(self) -> str:
@@ -65,16 +75,30 @@ class Model:
     def pool(
         self, tokens: int, page_size: int = 64, kv_layout: str | None = None, index_layout: str | None = None
     ) -> KvPool:
-        """Make paged caches for ``tokens`` tokens; layouts follow the dtype unless they are named."""
+        """Make paged caches for ``tokens`` tokens; layouts follow the dtype unless they are named.
+
+        Where ranks share the KV cache, these are this rank's parts, and a page of a request is a virtual page.
+        """
         if tokens < 1 or page_size < 1:
             raise ValueError(f"pool: tokens is {tokens}, page_size {page_size}; both need at least 1")
-        pages = -(-tokens // page_size)
+        dcp = self.ranks.dcp
+        if dcp is not None and dcp.layout.page_size != page_size:
+            raise ValueError(f"pool: page_size is {page_size}, needs {dcp.layout.page_size}, that of the DCP layout")
+        held = page_size if dcp is None else dcp.layout.virtual_page_size
+        pages = -(-tokens // held)
+        copies = self.ranks.tp.size if dcp is not None and dcp.index_k == "replicated" else 1
         kv, index = LAYOUTS[self.dtype.name]
         full = [i for i, kind in enumerate(self.config.indexer_types) if kind == "full"]
         caches = PagedCaches(
-            self.config.num_hidden_layers, pages, page_size, kv_layout or kv, index_layout or index, full
-        )
-        return KvPool(caches, pages)
+            self.config.num_hidden_layers, pages, page_size, kv_layout or kv, index_layout or index, full,
+            index_pages=pages * copies,
+        )  # fmt: skip
+        return KvPool(caches, pages, held)
+
+    def _pool_for(self, lengths: Sequence[int]) -> KvPool:
+        dcp = self.ranks.dcp
+        page, held = (64, 64) if dcp is None else (dcp.layout.page_size, dcp.layout.virtual_page_size)
+        return self.pool(sum(-(-n // held) * held for n in lengths) or 1, page)
 
     def embed(self, tokens: Any) -> Any:
         """Rows of the embedding in the dtype of activations; ids outside the vocabulary are refused."""
@@ -123,25 +147,29 @@ class Model:
         for r in rows:
             self.embed(r[:0] if not r.size else np.array([r.min(), r.max()]))
         result = np.empty((len(rows), self.config.vocab_size), np.float32)
-        for part in _chunks([len(r) for r in rows], chunk):
+        for part in chunks([len(r) for r in rows], chunk):
             batch = [requests[b] for b, _, _ in part]
-            hidden = self._pass(pool, batch, [rows[b][first:last] for b, first, last in part], threads)
-            ends = np.cumsum([last - first for _, first, last in part]) - 1
+            ends = self._pass(pool, batch, [rows[b][first:last] for b, first, last in part], threads)
             final = [n for n, (b, _, last) in enumerate(part) if last == len(rows[b])]
-            result[[part[n][0] for n in final]] = self.logits(np.ascontiguousarray(hidden[ends[final]]), threads)
+            result[[part[n][0] for n in final]] = self.logits(np.ascontiguousarray(ends[final]), threads)
             pool.advance(batch, [last - first for _, first, last in part])
         return result
 
     def _pass(self, pool: KvPool, requests: Sequence[int], rows: Sequence[np.ndarray], threads: int) -> Any:
-        """All layers over one chunk; hidden rows in the batch's order."""
-        lengths = pool.lengths(requests)
+        """All layers over one chunk; hidden rows of the requests' last tokens, on every rank."""
+        lengths, on = pool.lengths(requests), self.ranks
         pool.caches.block_table = pool.table(requests)
         cu = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
-        plan = split_plan("contiguous", cu, lengths, 1)
-        hidden, indices = self.embed(np.concatenate(rows)), None
+        scheme, size, rank = ("contiguous", 1, 0) if on.cp is None else (on.scheme, on.cp.size, on.cp.rank)
+        plan = split_plan(scheme, cu, lengths, size)
+        mine = plan.rank_rows(rank)
+        tokens = np.where(mine >= 0, np.concatenate(rows)[np.maximum(mine, 0)], 0)
+        hidden, indices = self.embed(tokens), None
         for layer in self.layers:
-            hidden, indices = layer.prefill(hidden, plan, pool.caches, indices=indices, threads=threads)
-        return hidden
+            hidden, indices = layer.prefill(
+                hidden, plan, pool.caches, on.cp, tp=on.tp, dcp=on.dcp, indices=indices, threads=threads
+            )
+        return hidden[cu[1:] - 1] if on.cp is None else gather_rows(on.cp, hidden, plan, rows="last")
 
     def decode(self, pool: KvPool, requests: Sequence[int], tokens: Any, *, threads: int = 0) -> np.ndarray:
         """Append one token to each request; logits behind it, float32 [B, vocab]. Raises as :meth:`prefill`."""
@@ -153,7 +181,9 @@ class Model:
         pool.caches.block_table = pool.table(requests)
         lens = pool.lengths(requests) + 1
         for layer in self.layers:
-            hidden, indices = layer.decode(hidden, lens, pool.caches, indices=indices, threads=threads)
+            hidden, indices = layer.decode(
+                hidden, lens, pool.caches, self.ranks.tp, dcp=self.ranks.dcp, indices=indices, threads=threads
+            )
         logits = self.logits(hidden, threads)
         pool.advance(requests, [1] * len(requests))
         return np.asarray(logits)
@@ -200,7 +230,7 @@ class Model:
         """
         if max_new_tokens < 1:
             raise ValueError(f"generate: max_new_tokens is {max_new_tokens}, needs at least 1")
-        own = pool or self.pool(sum(-(-(len(p) + max_new_tokens) // 64) * 64 for p in prompts) or 1)
+        own = pool or self._pool_for([len(p) + max_new_tokens for p in prompts])
         requests = [own.open() for _ in prompts]
         new: list[list[int]] = [[] for _ in prompts]
         try:
@@ -221,27 +251,10 @@ class Model:
                 own.close(request)
 
 
-def _chunks(lengths: Sequence[int], chunk: int) -> list[list[tuple[int, int, int]]]:
-    """Passes of at most ``chunk`` rows: (request, first, last) each, requests in order."""
-    if chunk < 0:
-        raise ValueError(f"prefill: chunk is {chunk}, needs at least 0")
-    passes: list[list[tuple[int, int, int]]] = []
-    room = 0
-    for b, length in enumerate(lengths):
-        at = 0
-        while at < length:
-            if room == 0 or not passes:
-                passes.append([])
-                room = chunk or sum(lengths)
-            take = min(room, length - at)
-            passes[-1].append((b, at, at + take))
-            at, room = at + take, room - take
-    return passes
-
-
 def load(
-    path: str | os.PathLike[str], *, dtype: str | None = None, norm_cast: str = "before", hadamard: bool | None = None
-) -> Model:
+    path: str | os.PathLike[str], *, dtype: str | None = None, norm_cast: str = "before",
+    hadamard: bool | None = None, ranks: Ranks | None = None,
+) -> Model:  # fmt: skip
     """Open a Hugging Face checkpoint of ``deepseek_v32`` or ``glm_moe_dsa``.
 
     Parameters
@@ -254,6 +267,8 @@ def load(
         "before" rounds in norms as transformers does, "after" as DeepSeek's code; no difference in float32.
     hadamard : bool, optional
         As in :func:`dsa_layer`.
+    ranks : Ranks, optional
+        The groups that this rank works in; only its part of heads, widths and experts is ever read.
 
     Returns
     -------
@@ -265,4 +280,4 @@ def load(
     CheckpointError
         Before any weight is read: what config.json or the files say that cannot be.
     """
-    return Model(Checkpoint(path), dtype, norm_cast, hadamard)
+    return Model(Checkpoint(path), dtype, norm_cast, hadamard, ranks)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._caches import PagedCaches
 
-__all__ = ["KvPool", "PoolFull"]
+__all__ = ["KvPool", "PoolFull", "chunks"]
 
 
 class PoolFull(RuntimeError):  # noqa: N818 - a state of the pool, named as people say it
@@ -26,11 +26,14 @@ class KvPool:
     caches : PagedCaches
     pages : int
         Pages that may be handed out: those of the caches.
+    page_tokens : int, optional
+        Tokens of a request that one page takes; default the caches' page size. More where ranks share the pages.
     """
 
-    def __init__(self, caches: PagedCaches, pages: int) -> None:
+    def __init__(self, caches: PagedCaches, pages: int, page_tokens: int | None = None) -> None:
         self.caches = caches
         self.pages = pages
+        self.page_tokens = caches.page_size if page_tokens is None else page_tokens
         self._free = list(range(pages - 1, -1, -1))
         self._tables: dict[int, list[int]] = {}
         self._lengths: dict[int, int] = {}
@@ -75,7 +78,7 @@ class KvPool:
             With the pages that are needed and free.
         """
         self._require(requests)
-        size = self.caches.page_size
+        size = self.page_tokens
         wanted = [max(0, -(-(self._lengths[r] + n) // size) - len(self._tables[r])) for r, n in zip(requests, new)]
         if sum(wanted) > len(self._free):
             raise PoolFull(
@@ -105,3 +108,21 @@ class KvPool:
                 raise ValueError(f"KvPool: request {request} is not open; open are {sorted(self._lengths)}")
         if len(set(requests)) != len(requests):
             raise ValueError(f"KvPool: requests {list(requests)} name one twice")
+
+
+def chunks(lengths: Sequence[int], chunk: int) -> list[list[tuple[int, int, int]]]:
+    """Passes of at most ``chunk`` rows: (request, first, last) each, requests in order."""
+    if chunk < 0:
+        raise ValueError(f"prefill: chunk is {chunk}, needs at least 0")
+    passes: list[list[tuple[int, int, int]]] = []
+    room = 0
+    for b, length in enumerate(lengths):
+        at = 0
+        while at < length:
+            if room == 0 or not passes:
+                passes.append([])
+                room = chunk or sum(lengths)
+            take = min(room, length - at)
+            passes[-1].append((b, at, at + take))
+            at, room = at + take, room - take
+    return passes

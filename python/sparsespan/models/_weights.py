@@ -13,7 +13,7 @@ from ..quant import weight_dequant
 from ._dims import LayerDims
 from ._linear import Linear
 
-__all__ = ["LayerWeights", "layer_tensors", "load_norm", "seeded_tensors"]
+__all__ = ["LayerWeights", "layer_tensors", "load_linear", "load_norm", "seeded_tensors"]
 
 BF16 = ml_dtypes.bfloat16
 
@@ -78,6 +78,22 @@ def load_norm(weight: Any) -> Any:
     return weight.astype(np.float32) if weight.dtype == np.float16 else weight
 
 
+def load_linear(
+    tensors: Mapping[str, Any], name: str, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None
+) -> Linear:
+    """``name.weight``, or the rows or columns of it that belong to a rank; with its scales, where it is float8."""
+    weight, scale = tensors[name + ".weight"], tensors.get(name + ".weight_scale_inv")
+    for axis, part in enumerate((rows, columns)):
+        if part is None or part == (0, weight.shape[axis]):
+            continue
+        if scale is not None and (part[0] % 128 or (part[1] % 128 and part[1] != weight.shape[axis])):
+            weight, scale = weight_dequant(weight, scale), None  # a rank's edge cuts a block of 128 in two
+        weight = weight[(slice(None),) * axis + (slice(*part),)]
+        if scale is not None:
+            scale = scale[(slice(None),) * axis + (slice(part[0] // 128, -(-part[1] // 128)),)]
+    return Linear(weight, scale)
+
+
 class LayerWeights:
     """The weights of one layer, of all heads or of the heads of one tensor-parallel rank.
 
@@ -127,19 +143,7 @@ class LayerWeights:
             self.index_weights = self._linear("indexer.weights_proj")
 
     def _linear(self, name: str, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None) -> Linear:
-        """A weight, or the rows or columns of it that belong to a rank's heads."""
-        weight = self._tensors[f"self_attn.{name}.weight"]
-        scale = self._tensors.get(f"self_attn.{name}.weight_scale_inv")
-        for axis, part in enumerate((rows, columns)):
-            if part is None or part == (0, weight.shape[axis]):
-                continue
-            if scale is not None and (part[0] % 128 or (part[1] % 128 and part[1] != weight.shape[axis])):
-                weight, scale = weight_dequant(weight, scale), None  # a rank's edge cuts a block of 128 in two
-            cut = (slice(None),) * axis + (slice(*part),)
-            weight = weight[cut]
-            if scale is not None:
-                scale = scale[(slice(None),) * axis + (slice(part[0] // 128, -(-part[1] // 128)),)]
-        return Linear(weight, scale)
+        return load_linear(self._tensors, f"self_attn.{name}", rows, columns)
 
     def _absorbed(self, first: int, last: int) -> tuple[Linear, Linear]:
         """kv_b as W_UK [H, 512, nope], which takes a query into the latent, and W_UV [H, v, 512], which brings it back.
