@@ -181,6 +181,22 @@ def test_no_rows_and_given_outputs():
     assert comm.run_ranks(2, rank, timeout=20) == [True, True]
 
 
+@pytest.mark.parametrize("combine", ["ag_rs", "a2a", "ar"])
+@pytest.mark.parametrize("empty", ["columns", "heads", "pages", "rows"])
+def test_nothing_to_do_is_legal(combine, empty):
+    rows, heads, columns, pages = (0 if empty == name else 2 for name in ("rows", "heads", "columns", "pages"))
+
+    def rank(c):
+        return cp.dcp_decode(
+            c, np.zeros((rows, heads, 576), np.float32), np.zeros((1, 4, 576), np.float32),
+            np.full((rows, columns), -1, np.int32), cp.dcp_layout(1, 2, 4), np.zeros((1, pages), np.int32), 1.0,
+            kv_layout="f32_576", combine=combine,
+        )  # fmt: skip
+
+    for out, lse in comm.run_ranks(2, rank, timeout=20):
+        assert out.shape == (rows, heads, 512) and not out.any() and np.isneginf(lse).all()
+
+
 @pytest.mark.parametrize("payload", ["fp32", "bf16"])
 @pytest.mark.parametrize("combine", ["ag_rs", "a2a", "ar"])
 def test_combine_takes_nothing_from_ranks_without_keys(combine, payload):

@@ -193,6 +193,41 @@ def test_shared_picks_make_one_decode_of_many_ranks():
         assert_same_bits(whole, first)
 
 
+def test_union_attends_the_picks_of_all_ranks():
+    from dcp_cases import SCALE, Batch
+
+    keys, picks = Batch([120, 30], heads=4), IndexBatch([120, 30])
+    layout = cp.dcp_layout(4, 2, 16)
+    own = picks.on_ranks(layout, 12, "union")
+
+    def rank(c):
+        table, _ = keys.table(layout)
+        return cp.dcp_decode(
+            c, keys.q_of(c.rank, 2), keys.cache(layout, c.rank), own[c.rank], layout, table, SCALE,
+            row_to_request=keys.request, kv_layout="f32_576",
+        )  # fmt: skip
+
+    got = comm.run_ranks(2, rank, timeout=20)
+    both = np.concatenate(own, axis=1)
+    out, lse = twin.dcp_decode(keys.q, keys.kv, both, keys.request, SCALE, 4, 2)
+    np.testing.assert_allclose(np.concatenate([g[0] for g in got], axis=1), out, atol=2e-5)
+    np.testing.assert_allclose(np.concatenate([g[1] for g in got], axis=1), lse, atol=2e-5)
+
+
+@pytest.mark.parametrize("index_k", [*EXACT, "union"])
+@pytest.mark.parametrize(("requests", "next_n", "pages"), [(0, 1, 1), (2, 0, 1), (2, 1, 0)])
+def test_nothing_to_choose_from_is_legal(index_k, requests, next_n, pages):
+    def rank(c):
+        return cp.dcp_select(
+            c, np.zeros((requests, next_n, 2, 128), np.float32), np.zeros((2, 4, 128), np.float32),
+            np.zeros((requests * next_n, 2), np.float32), np.zeros(requests, np.int32),
+            np.zeros((requests, pages), np.int32), cp.dcp_layout(1, 2, 4), 3, index_k=index_k, index_layout="index_f32",
+        )  # fmt: skip
+
+    for got in comm.run_ranks(2, rank, timeout=20):
+        assert got.shape == (requests * next_n, 3) and (got == -1).all()
+
+
 def test_twin_of_global_topk_is_the_twin_of_topk():
     rng = np.random.default_rng(3)
     scores = rng.integers(0, 4, (3, 50)).astype(np.float32)
