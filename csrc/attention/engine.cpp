@@ -49,15 +49,23 @@ void attend_block(const Plan& p, const Tile& t, const Room& room, std::int64_t f
   }
 }
 
-void merge(const Plan& p, const Tile& t, State to, State other) {
-  p.kernels.merge({.m = to.m,
-                   .l = to.l,
-                   .o = to.o,
-                   .m_other = other.m,
-                   .l_other = other.l,
-                   .o_other = other.o,
-                   .cols = t.rows * t.heads,
-                   .padded_cols = p.padded,
+// Columns [begin, end) of a tile; begin is a multiple of a vector's lanes.
+struct Columns {
+  std::int64_t begin;
+  std::int64_t end;
+};
+
+Columns all_columns(const Tile& t) { return {0, t.rows * t.heads}; }
+
+void merge(const Plan& p, Columns c, State to, State other) {
+  p.kernels.merge({.m = to.m + c.begin,
+                   .l = to.l + c.begin,
+                   .o = to.o + c.begin * p.o_stride,
+                   .m_other = other.m + c.begin,
+                   .l_other = other.l + c.begin,
+                   .o_other = other.o + c.begin * p.o_stride,
+                   .cols = c.end - c.begin,
+                   .padded_cols = p.padded - c.begin,
                    .d_v = p.job.d_v,
                    .o_stride = p.o_stride});
 }
@@ -74,7 +82,7 @@ void fold(const Plan& p, const Tile& t, const Room& room, std::int64_t begin, st
   fold(p, t, room, begin, end, lo, lo + half, out, depth);
   const State right = room.state(p, depth);
   fold(p, t, room, begin, end, lo + half, hi, right, depth + 1);
-  merge(p, t, out, right);
+  merge(p, all_columns(t), out, right);
 }
 
 // The same of all blocks; there is at least one key.
@@ -120,9 +128,9 @@ bool fold_lanes(const Plan& p, const Tile& t, const Room& room, int lane, int st
 }
 
 // Writes the tile's state, normalising it unless lanes have done so; the sink enters here and nowhere else.
-void write_tile(const Plan& p, const Tile& t, const Room& room, State s) {
+void write_tile(const Plan& p, const Tile& t, Columns columns, const Room& room, State s) {
   const AttentionJob& job = p.job;
-  for (std::int64_t c = 0; c < t.rows * t.heads; ++c) {
+  for (std::int64_t c = columns.begin; c < columns.end; ++c) {
     const std::int64_t row = row_id(job, t, c / t.heads);
     const std::int64_t head = t.head + c % t.heads;
     if (!job.lanes) normalise(p, s, c);
@@ -167,7 +175,7 @@ void attend_tile(const Plan& p, const Tile& t, Room& room) {
   } else {
     fold_range(p, t, room, 0, room.keys.count, out);
   }
-  write_tile(p, t, room, out);
+  write_tile(p, t, all_columns(t), room, out);
 }
 
 // Rooms for the threads of one parallel_for.
@@ -209,24 +217,35 @@ class Chunks {
     pack_queries(p_, t, room);
     fold(p_, t, room, 0, room.keys.count, lo, std::min(blocks, lo + blocks_), state(task), 0);
   }
-  void finish(std::int64_t i, const Room& room) const {
+  // Columns of different heads have nothing to do with each other: a tile's end is shared out too.
+  std::int64_t ends() const { return tiles() * parts(); }
+  void finish(std::int64_t task, const Room& room) const {
+    const std::int64_t i = task / parts();
     const Tile& t = p_.job.tiles[static_cast<std::size_t>(i)];
-    if (used_.data()[i] == 0) return write_empty(p_, t);
-    merge_chunks(t, i * per_tile_, i * per_tile_ + used_.data()[i]);
-    write_tile(p_, t, room, state(i * per_tile_));
+    const std::int64_t first = task % parts() * kEndColumns;
+    const Columns columns = {first, std::min(first + kEndColumns, t.rows * t.heads)};
+    if (columns.begin >= columns.end) return;
+    if (used_.data()[i] == 0) {
+      if (first == 0) write_empty(p_, t);
+      return;
+    }
+    merge_chunks(columns, i * per_tile_, i * per_tile_ + used_.data()[i]);
+    write_tile(p_, t, columns, room, state(i * per_tile_));
   }
 
  private:
+  std::int64_t parts() const { return ceil_div(p_.cols, kEndColumns); }
   std::int64_t tiles() const { return static_cast<std::int64_t>(p_.job.tiles.size()); }
   State state(std::int64_t task) const { return carve_state(p_, states_.data() + task * p_.state_floats()); }
-  void merge_chunks(const Tile& t, std::int64_t lo, std::int64_t hi) const {
+  void merge_chunks(Columns columns, std::int64_t lo, std::int64_t hi) const {
     if (hi - lo == 1) return;
     const auto half = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(hi - lo - 1)));
-    merge_chunks(t, lo, lo + half);
-    merge_chunks(t, lo + half, hi);
-    merge(p_, t, state(lo), state(lo + half));
+    merge_chunks(columns, lo, lo + half);
+    merge_chunks(columns, lo + half, hi);
+    merge(p_, columns, state(lo), state(lo + half));
   }
 
+  static constexpr std::int64_t kEndColumns = 32;
   const Plan& p_;
   std::int64_t blocks_;
   std::int64_t per_tile_;
@@ -265,7 +284,7 @@ void run_attention(const AttentionJob& job) {
     const KernelScope scope(switch_of(p));
     chunks.attend(i, rooms[slot]);
   });
-  parallel_for(tiles, job.threads, [&](std::int64_t i, int slot) {
+  parallel_for(chunks.ends(), job.threads, [&](std::int64_t i, int slot) {
     const KernelScope scope;
     chunks.finish(i, rooms[slot]);
   });

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <utility>
 
 #include "core/convert.h"
@@ -107,6 +106,11 @@ std::int64_t operand_floats(const Plan& p) {
          halves(kNarrowCols * p.narrow_stride);
 }
 
+template <class T>
+void clear_beyond(T* rows, std::int64_t count, std::int64_t width, std::int64_t stride) {
+  for (std::int64_t i = 0; i < count; ++i) std::fill(rows + i * stride + width, rows + (i + 1) * stride, T{});
+}
+
 }  // namespace
 
 std::int64_t room_floats(const Plan& p) {
@@ -125,8 +129,8 @@ Room carve_room(const Plan& p, float* at, std::int64_t* ints) {
     r.k = take(kBlockKeys * p.k_stride);
     r.v = p.job.shared_values ? r.k : take(kBlockKeys * p.v_stride);
     // Kernels may read a staged row up to its stride; what stands there reaches no result but should cost nothing.
-    std::memset(r.k, 0, static_cast<std::size_t>(kBlockKeys * p.k_stride) * sizeof(float));
-    std::memset(r.v, 0, static_cast<std::size_t>(kBlockKeys * p.v_stride) * sizeof(float));
+    clear_beyond(r.k, kBlockKeys, p.job.dim, p.k_stride);
+    if (!p.job.shared_values) clear_beyond(r.v, kBlockKeys, p.job.d_v, p.v_stride);
   } else {
     r.narrow_q = take_halves(narrow_query_halves(p));
     r.narrow_k = take_halves(kBlockKeys * p.narrow_stride);
@@ -134,8 +138,8 @@ Room carve_room(const Plan& p, float* at, std::int64_t* ints) {
     r.narrow_p = take_halves(kBlockKeys * kGroup);
     r.narrow_rows = take_halves(kNarrowCols * p.narrow_stride);
     // Beyond the dimensions keys and queries are zero; staging never writes there.
-    std::fill_n(r.narrow_k, kBlockKeys * p.narrow_stride, std::uint16_t{0});
-    std::fill_n(r.narrow_rows, kNarrowCols * p.narrow_stride, std::uint16_t{0});
+    clear_beyond(r.narrow_k, kBlockKeys, p.job.dim, p.narrow_stride);
+    clear_beyond(r.narrow_rows, kNarrowCols, p.job.dim, p.narrow_stride);
   }
   r.s = take(kBlockKeys * kGroup);
   r.limits = take(p.padded);

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "indexer/check.h"
 
@@ -57,18 +58,30 @@ void require_pages(std::string_view op, const ScoreProblem& p, std::int64_t requ
   }
 }
 
+// Of finite numbers that are not negative, the bits as integers grow with the value; everything else, -0 apart, has
+// greater bits.
+bool all_good(const std::byte* scales, std::int64_t n) {
+  std::uint32_t worst = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    std::uint32_t bits = 0;  // pages may start at any byte
+    std::memcpy(&bits, scales + i * sizeof(bits), sizeof(bits));
+    worst = std::max(worst, bits == 0x80000000U ? 0U : bits);
+  }
+  return worst < 0x7F800000U;
+}
+
 void require_paged_scales(std::string_view op, const ScoreProblem& p, std::int64_t request, std::int64_t length) {
   if (!p.keys.scaled()) return;
-  constexpr std::int64_t kStep = 256;
-  const void* keys[kStep];
-  float scales[kStep];
-  for (std::int64_t first = 0; first < length; first += kStep) {
-    const std::int64_t n = std::min(kStep, length - first);
-    p.keys.locate(request, first, n, keys, scales);
-    const auto* bad = std::find_if_not(scales, scales + n, [](float s) { return s >= 0.0F && std::isfinite(s); });
-    if (bad == scales + n) continue;
-    refuse_value(op, "kv_cache", "has a scale of ", *bad, " at request ", request, ", position ",
-                 first + (bad - scales), ", needs finite scales that are not negative");
+  const std::int64_t page_size = p.keys.cache.page_size;
+  for (std::int64_t first = 0; first < length; first += page_size) {
+    const std::byte* scales = p.keys.cache.tail(p.keys.slot(request, first), sizeof(float));
+    if (all_good(scales, std::min(page_size, length - first))) continue;
+    for (std::int64_t s = first; s < length; ++s) {
+      const float scale = p.keys.scale(request, s);
+      if (scale >= 0.0F && std::isfinite(scale)) continue;
+      refuse_value(op, "kv_cache", "has a scale of ", scale, " at request ", request, ", position ", s,
+                   ", needs finite scales that are not negative");
+    }
   }
 }
 

@@ -69,6 +69,19 @@ Window GroupScorer::load_queries(const RowGroup& group, Window columns) {
   return needed;
 }
 
+void GroupScorer::prefetch(const RowGroup& group, Window columns) const {
+  constexpr std::int64_t kLine = 64;
+  const KeySource& keys = problem_.keys;
+  if (!keys.paged) return;
+  const PagedCache& cache = keys.cache;
+  for (std::int64_t s = columns.begin; s < columns.end;) {
+    const std::int64_t run = std::min(columns.end - s, cache.page_size - s % cache.page_size);
+    const std::byte* begin = cache.token(keys.slot(group.request, s));
+    for (std::int64_t i = 0; i < run * cache.token_stride; i += kLine) __builtin_prefetch(begin + i);
+    s += run;
+  }
+}
+
 // Packs the keys of [start, start + panel) that lie in some row's window; false when there are none.
 bool GroupScorer::load_panel(const RowGroup& group, Window columns, std::int64_t start) {
   constexpr int kMaxPanel = 256;

@@ -89,6 +89,7 @@ class GroupScorer {
     const Window needed = load_queries(group, columns);
     for (std::int64_t start = needed.begin / panel * panel; start < needed.end; start += panel) {
       if (!load_panel(group, columns.clipped({start, start + panel}), start)) continue;
+      prefetch(group, needed.clipped({start + panel, start + 2 * panel}));
       for (std::int64_t row = group.first; row < group.last; ++row) {
         const Window part = problem_.windows[row].clipped(columns.clipped({start, start + panel}));
         if (part.size() > 0) consume(row, score(group, row, part, start) + (part.begin - start), part);
@@ -99,6 +100,8 @@ class GroupScorer {
  private:
   Window load_queries(const RowGroup& group, Window columns);
   std::uint64_t seen_by_any(const RowGroup& group, Window columns, std::int64_t start) const;
+  // Pages lie anywhere: no hardware sees the next one coming.
+  void prefetch(const RowGroup& group, Window columns) const;
   bool load_panel(const RowGroup& group, Window columns, std::int64_t start);
   const float* score(const RowGroup& group, std::int64_t row, Window part, std::int64_t start);
 
