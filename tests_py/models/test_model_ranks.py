@@ -95,6 +95,32 @@ def test_dcp(paths, rng, index_k):
             assert tokens == one[2] and held * ranks == one[3]
 
 
+def test_stages_hand_on_rows_and_indices(paths, rng):
+    """Layers 0-2 and 3 of GLM: the second part begins with a shared layer and has no index cache."""
+    whole = models.load(paths["glm"])
+    parts = [models.load(paths["glm"], layers=layers) for layers in (range(3), range(3, 4))]
+    prompt = rng.integers(0, 256, 40)
+    pool = whole.pool(64)
+    want = whole.prefill(pool, [pool.open()], [prompt])
+    plan = cp.split_plan("contiguous", [0, 40], None, 1)
+    hidden, indices = parts[0].embed(prompt), None
+    for part in parts:
+        pool = part.pool(64)
+        assert sorted(pool.caches.kv) == [layer.index for layer in part.layers]
+        pool.caches.block_table = np.zeros((1, 1), np.int32)
+        for layer in part.layers:
+            hidden, indices = layer.prefill(hidden, plan, pool.caches, indices=indices)
+    assert pool.caches.index_k == {}
+    assert parts[1].logits(hidden[-1:]).tobytes() == want.tobytes()
+    with pytest.raises(ValueError, match="this part begins with layer 3, needs the one with layer 0"):
+        parts[1].embed([1])
+    with pytest.raises(ValueError, match="this part ends with layer 2"):
+        parts[0].logits(hidden)
+    for layers in (range(0), range(3, 5), range(0, 4, 2)):
+        with pytest.raises(ValueError, match="needs neighbours among the 4 of the model"):
+            models.load(paths["glm"], layers=layers)
+
+
 def test_refusals(paths):
     def run(world):
         for make, words in (

@@ -46,6 +46,7 @@ class Model:
         norm_cast: str = "before",
         hadamard: bool | None = None,
         ranks: Ranks | None = None,
+        layers: range | None = None,
     ) -> None:
         self.ranks = ranks or Ranks()
         c = self.config = checkpoint.config
@@ -54,10 +55,16 @@ class Model:
             raise ValueError(f'load: dtype is {name!r}, needs "float32" or "bfloat16"')
         self.dtype = np.dtype(np.float32 if name == "float32" else ml_dtypes.bfloat16)
         self._norm_cast = norm_cast
-        self.layers = [self._layer(checkpoint, i, hadamard) for i in range(c.num_hidden_layers)]
-        self.embedding = checkpoint["model.embed_tokens.weight"]
-        self.norm = load_norm(checkpoint["model.norm.weight"])
-        self.head = Linear(self.embedding if c.tie_word_embeddings else checkpoint["lm_head.weight"])
+        mine = range(c.num_hidden_layers) if layers is None else layers
+        if not mine or mine.step != 1 or mine[0] < 0 or mine[-1] >= c.num_hidden_layers:
+            raise ValueError(f"load: layers is {mine}, needs neighbours among the {c.num_hidden_layers} of the model")
+        self.layers = [self._layer(checkpoint, i, hadamard) for i in mine]
+        first, last = mine[0] == 0, mine[-1] == c.num_hidden_layers - 1
+        embedding = checkpoint["model.embed_tokens.weight"] if first or (last and c.tie_word_embeddings) else None
+        self.embedding = embedding if first else None
+        self.norm = load_norm(checkpoint["model.norm.weight"]) if last else None
+        head = embedding if c.tie_word_embeddings else checkpoint["lm_head.weight"] if last else None
+        self.head = Linear(head) if last else None
 
     def _layer(self, checkpoint: Checkpoint, index: int, hadamard: bool | None) -> DecoderLayer:
         c, tensors = self.config, checkpoint.under(f"model.layers.{index}.")
@@ -88,9 +95,10 @@ class Model:
         pages = -(-tokens // held)
         copies = self.ranks.tp.size if dcp is not None and dcp.index_k == "replicated" else 1
         kv, index = LAYOUTS[self.dtype.name]
-        full = [i for i, kind in enumerate(self.config.indexer_types) if kind == "full"]
+        mine = [layer.index for layer in self.layers]
+        full = [layer.index for layer in self.layers if not layer.shared]
         caches = PagedCaches(
-            self.config.num_hidden_layers, pages, page_size, kv_layout or kv, index_layout or index, full,
+            mine, pages, page_size, kv_layout or kv, index_layout or index, full,
             index_pages=pages * copies,
         )  # fmt: skip
         return KvPool(caches, pages, held)
@@ -102,6 +110,8 @@ class Model:
 
     def embed(self, tokens: Any) -> Any:
         """Rows of the embedding in the dtype of activations; ids outside the vocabulary are refused."""
+        if self.embedding is None:
+            raise ValueError(f"embed: this part begins with layer {self.layers[0].index}, needs the one with layer 0")
         tokens = np.asarray(tokens)
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size:
             raise ValueError(
@@ -111,6 +121,8 @@ class Model:
 
     def logits(self, hidden: Any, threads: int = 0) -> Any:
         """Final norm and head: float32 [n, vocab]."""
+        if self.head is None:
+            raise ValueError(f"logits: this part ends with layer {self.layers[-1].index}, needs the one with the last")
         x = transform.rms_norm(hidden, self.norm, self.config.dims.eps, self._norm_cast, threads=threads)
         return self.head(x, out_dtype="float32", threads=threads)
 
@@ -253,7 +265,7 @@ class Model:
 
 def load(
     path: str | os.PathLike[str], *, dtype: str | None = None, norm_cast: str = "before",
-    hadamard: bool | None = None, ranks: Ranks | None = None,
+    hadamard: bool | None = None, ranks: Ranks | None = None, layers: range | None = None,
 ) -> Model:  # fmt: skip
     """Open a Hugging Face checkpoint of ``deepseek_v32`` or ``glm_moe_dsa``.
 
@@ -269,6 +281,9 @@ def load(
         As in :func:`dsa_layer`.
     ranks : Ranks, optional
         The groups that this rank works in; only its part of heads, widths and experts is ever read.
+    layers : range, optional
+        The layers of a pipeline stage; the first has the embedding, the last the head. Call ``layers[i].prefill`` and
+        ``decode`` one after the other, handing on rows and indices.
 
     Returns
     -------
@@ -280,4 +295,4 @@ def load(
     CheckpointError
         Before any weight is read: what config.json or the files say that cannot be.
     """
-    return Model(Checkpoint(path), dtype, norm_cast, hadamard, ranks)
+    return Model(Checkpoint(path), dtype, norm_cast, hadamard, ranks, layers)
