@@ -6,8 +6,8 @@ import math
 
 from sparsespan._commands._svg import INK, LINE, MUTED, Canvas
 
-WIDTH, HEIGHT = 1180, 760
-LEFT, TOP, RIGHT, BOTTOM = 90, 100, 860, 680
+WIDTH, HEIGHT = 1360, 760
+LEFT, TOP, RIGHT, BOTTOM = 90, 100, 900, 680
 COLOURS = {"generic": "#94a3b8", "avx2": "#0284c7", "avx512": "#4f46e5", "avx512_bf16": "#9333ea", "amx": "#e11d48"}
 
 
@@ -55,10 +55,16 @@ def _roofs(canvas: Canvas, axes: Axes, peaks: dict[str, float], bandwidth: float
         axes.x(start), axes.y(start * bandwidth), axes.x(corner), axes.y(corner * bandwidth), stroke=INK, width=2
     )
     canvas.text(axes.x(start) + 14, axes.y(start * bandwidth) - 10, f"copy {bandwidth:.1f} GB/s", size=11, weight=600)
+    labels: list[float] = []
     for isa, peak in peaks.items():
         y = axes.y(peak / 1e9)
         canvas.line(axes.x(max(low, peak / 1e9 / bandwidth)), y, RIGHT, y, stroke=COLOURS[isa], width=2)
-        canvas.text(RIGHT + 8, y + 4, f"{isa} probe {peak / 1e9:.0f}", size=11, fill=COLOURS[isa], weight=600)
+        place = y - 7.0
+        while any(abs(place - other) < 13 for other in labels):  # two levels with one peak
+            place -= 13
+        labels.append(place)
+        words = f"{isa} probe {peak / 1e9:.0f}"
+        canvas.text(RIGHT - 4, place, words, size=11, fill=COLOURS[isa], anchor="end", weight=600)
 
 
 def draw(rows: list[dict], peaks: dict[str, float], bandwidth: float) -> str:
@@ -78,8 +84,9 @@ def draw(rows: list[dict], peaks: dict[str, float], bandwidth: float) -> str:
         x, y = axes.x(p["flops"] / p["bytes"]), axes.y(p["gflops"])
         canvas.rect(x - 4, y - 4, 8, 8, COLOURS[p["isa"]], r=4)
         canvas.text(x + 6, y + 4, str(names.index((p["op"], p["shape"])) + 1), size=10, fill=INK)
-    for i, (op, shape) in enumerate(names[:38]):
-        canvas.text(RIGHT + 110, TOP + 15 * i, f"{i + 1}  {op}", size=9.5)
-        canvas.text(RIGHT + 190, TOP + 15 * i, shape[:26], size=8, fill=MUTED)
+    step = min(15.0, (BOTTOM - TOP + 40) / max(1, len(names)))
+    for i, (op, shape) in enumerate(names):
+        canvas.text(RIGHT + 30, TOP + step * i, f"{i + 1}  {op}", size=min(9.5, step))
+        canvas.text(RIGHT + 200, TOP + step * i, shape[:44], size=min(8.5, step), fill=MUTED)
     canvas.line(LEFT, BOTTOM, RIGHT, BOTTOM, stroke=LINE)
     return canvas.render()
