@@ -71,7 +71,17 @@ void tile_in_place(const float* x, int64_t x_stride, int rows, const void* const
 }
 
 void reduce(const float* acc, int64_t n, float* sums) noexcept {
-  for (int64_t i = 0; i < n; ++i, acc += Vec::kLanes) {
+  int64_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes, acc += Vec::kLanes * Vec::kLanes) {  // a square: one sum per lane
+    Vec::Float m[Vec::kLanes];
+    for (int j = 0; j < Vec::kLanes; ++j) m[j] = Vec::load(acc + j * Vec::kLanes);
+    Decode::transpose(m);
+    for (int stride = Vec::kLanes / 2; stride > 0; stride /= 2) {
+      for (int j = 0; j < stride; ++j) m[j] = m[j] + m[j + stride];
+    }
+    Vec::store(sums + i, m[0]);
+  }
+  for (; i < n; ++i, acc += Vec::kLanes) {
     float lane[Vec::kLanes];
     for (int j = 0; j < Vec::kLanes; ++j) lane[j] = acc[j];
     for (int stride = Vec::kLanes / 2; stride > 0; stride /= 2) {
