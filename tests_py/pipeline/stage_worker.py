@@ -18,12 +18,12 @@ def check(layer, weights):
     assert float(weights["o_proj"][0]) == layer
 
 
-def dsa_layers(stage):
-    splits = [3, 2]  # layer 3 begins stage 1 and shares the indices of layer 2
-    program, schedule = dsa.program(splits, stage), chunked_prefill(2, dsa.CHUNKS)
-    run = run_pipeline(stage, program, schedule, {0: dsa.TOKENS}, collect="all", **dsa.options(splits))
+def dsa_layers(stage, form):
+    splits = [3, len(form.kinds) - 3]  # layer 3 begins stage 1 and shares the indices of a layer of stage 0
+    program, schedule = dsa.program(splits, stage, form=form), chunked_prefill(2, dsa.CHUNKS)
+    run = run_pipeline(stage, program, schedule, {0: dsa.TOKENS}, collect="all", **dsa.options(splits, form))
     if stage.last:
-        assert np.concatenate([run.rows[mb] for mb in range(4)]).tobytes() == dsa.plain().tobytes()
+        assert np.concatenate([run.rows[mb] for mb in range(4)]).tobytes() == dsa.plain(form).tobytes()
 
 
 def main():
@@ -51,7 +51,8 @@ def main():
         for slot in range(3):
             mine = np.stack([run.tokens[mb] for mb in sorted(run.tokens) if mb % 3 == slot], axis=1)
             assert mine.tolist() == model.plain_decode(firsts[slot], 3).tolist()
-    dsa_layers(stage)
+    dsa_layers(stage, dsa.V32)
+    dsa_layers(stage, dsa.GLM)
     comm.barrier()
     sys.stdout.write(f"rank {comm.rank} equal\n")
     sys.stdout.flush()

@@ -219,6 +219,7 @@ def test_waves_equal_the_twin(tiles, sms, data):
 
 def test_wave_refusals():
     for arguments, match in [
+        (dict(tiles=-1, sms=2), "tiles is -1, needs 0 or more"),
         (dict(tiles=4, sms=0), "sms is 0"),
         (dict(tiles=4, sms=2, reserved=2), "reserved is 2, needs 0 to 1: one SM must be left"),
         (dict(tiles=4, sms=2, grid=0), "grid is 0"),

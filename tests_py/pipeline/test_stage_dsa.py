@@ -31,10 +31,15 @@ def expected():
     return dsa.plain()
 
 
-def runs(pp, ranks, splits, schedule, inputs, scheme="zigzag", **options):
+@pytest.fixture(scope="module")
+def expected_of_glm():
+    return dsa.plain(dsa.GLM)
+
+
+def runs(pp, ranks, splits, schedule, inputs, scheme="zigzag", form=dsa.V32, **options):
     def rank(comm):
-        stage = Stage(comm, pp=pp, cp=ranks, scheme=scheme)
-        return run_pipeline(stage, dsa.program(splits, stage), schedule, inputs, **options, **dsa.options(splits))
+        stage, more = Stage(comm, pp=pp, cp=ranks, scheme=scheme), dsa.options(splits, form)
+        return run_pipeline(stage, dsa.program(splits, stage, form=form), schedule, inputs, **options, **more)
 
     return run_ranks(pp * ranks, rank, threads_per_rank=1, timeout=30)
 
@@ -50,6 +55,23 @@ def test_prefill_has_the_bits_of_one_rank(pp, ranks, splits, scheme, expected):
     for run in ends[-ranks:]:
         got = np.concatenate([run.rows[mb] for mb in range(len(dsa.CHUNKS))])
         assert got.tobytes() == expected.tobytes()
+
+
+# 2 + 4 and 3 + 3 cut among the layers that share, 4 + 2 behind them; 1 + 2 + 1 + 2 passes indices over a stage.
+@pytest.mark.parametrize(
+    ("ranks", "splits"), [(2, [2, 4]), (2, [3, 3]), (2, [4, 2]), (1, [1, 2, 1, 2]), (4, [3, 3])]
+)  # fmt: skip
+def test_layers_of_glm_have_the_bits_of_one_rank(ranks, splits, expected_of_glm):
+    """bfloat16 rows over float8 caches, indices handed on by layers that did not select them."""
+    pp = len(splits)
+    run = runs(pp, ranks, splits, chunked_prefill(pp, dsa.CHUNKS), {0: dsa.TOKENS}, form=dsa.GLM, collect="all")[-1]
+    got = np.concatenate([run.rows[mb] for mb in range(len(dsa.CHUNKS))])
+    assert got.dtype == np.dtype("bfloat16") and got.tobytes() == expected_of_glm.tobytes()
+    firsts = {slot: np.array([slot + 1, 2 * slot + 9]) for slot in range(pp + 1)}
+    run = runs(pp, ranks, splits, decode_loop(pp, dsa.STEPS, batch=2), firsts, form=dsa.GLM)[-1]
+    for slot in firsts:
+        mine = [run.tokens[mb].tolist() for mb in sorted(run.tokens) if mb % (pp + 1) == slot]
+        assert mine == dsa.plain_decode(firsts[slot], dsa.GLM)
 
 
 @pytest.mark.parametrize(("splits", "prefetch"), [([3, 2], 0), ([5], 1), ([5], 3)])

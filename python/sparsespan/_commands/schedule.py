@@ -24,7 +24,7 @@ def register(commands: Any) -> None:
         "kind",
         help=f"{', '.join(KINDS)}; a CSV file as torch.distributed.pipelining writes it; or all, with --mutations",
     )
-    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--ranks", type=int, help="4 when not given; a CSV file must have as many")
     parser.add_argument("--microbatches", type=int, default=8, help="for decode_loop: steps")
     parser.add_argument("--stages-per-rank", type=int, default=2, help="for interleaved")
     parser.add_argument("--chunks", default="4096,4096,4096,4096", help="for chunked_prefill: tokens of each chunk")
@@ -40,10 +40,18 @@ def register(commands: Any) -> None:
     parser.set_defaults(run=_run)
 
 
+def _chunks(text: str) -> list[int]:
+    try:
+        return [int(n) for n in text.split(",")]
+    except ValueError:
+        raise ValueError(f"schedule: --chunks is {text!r}, needs numbers of tokens with commas between") from None
+
+
 def _make(arguments: argparse.Namespace) -> Any:
     from .. import pipeline
 
-    kind, ranks, m = arguments.kind, arguments.ranks, arguments.microbatches
+    kind, m = arguments.kind, arguments.microbatches
+    ranks = 4 if arguments.ranks is None else arguments.ranks
     makers: dict[str, Callable[[], Any]] = {
         "gpipe": lambda: pipeline.gpipe(ranks, m),
         "one_f_one_b": lambda: pipeline.one_f_one_b(ranks, m),
@@ -51,7 +59,7 @@ def _make(arguments: argparse.Namespace) -> Any:
         "zero_bubble": lambda: pipeline.zero_bubble(ranks, m),
         "zero_bubble_v": lambda: pipeline.zero_bubble(ranks, m, flavor="v"),
         "dualpipe_v": lambda: pipeline.dualpipe_v(ranks, m),
-        "chunked_prefill": lambda: pipeline.chunked_prefill(ranks, [int(n) for n in arguments.chunks.split(",")]),
+        "chunked_prefill": lambda: pipeline.chunked_prefill(ranks, _chunks(arguments.chunks)),
         "decode_loop": lambda: pipeline.decode_loop(ranks, m),
     }
     if kind in makers:
@@ -103,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _all_mutations(arguments)
     try:
         schedule = _make(arguments)
-        pipeline.validate(schedule)
+        pipeline.validate(schedule, ranks=arguments.ranks)
         if arguments.messages:
             schedule = pipeline.add_send_recv(schedule)
         # A chunk costs its tokens, a decode step 1: the picture shows proportions, not seconds.
@@ -112,16 +120,16 @@ def _run(arguments: argparse.Namespace) -> int:
             prefill=lambda length, prefix: float(length), latency=arguments.latency,
         )  # fmt: skip
         run = pipeline.simulate(schedule, costs)
-    except ValueError as refusal:
+        for path, text in (
+            (arguments.csv, lambda: schedule.to_csv(torch=True)),
+            (arguments.svg, lambda: pipeline.to_svg(run)),
+            (arguments.trace, lambda: pipeline.chrome_trace(run)),
+        ):
+            if path is not None:
+                Path(path).write_text(text())
+    except (OSError, ValueError) as refusal:
         print(refusal, file=sys.stderr)
         return 1
-    for path, text in (
-        (arguments.csv, lambda: schedule.to_csv(torch=True)),
-        (arguments.svg, lambda: pipeline.to_svg(run)),
-        (arguments.trace, lambda: pipeline.chrome_trace(run)),
-    ):
-        if path is not None:
-            Path(path).write_text(text())
     counts = _mutations(schedule) if arguments.mutations else {}
     wrong = sum(row["wrong"] for row in counts.values())
     if arguments.json:

@@ -25,11 +25,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
     try:
         trace = pipeline.Trace.from_json(Path(arguments.file).read_text(encoding="utf-8"))
+        if arguments.svg is not None:
+            Path(arguments.svg).write_text(pipeline.to_svg(trace), encoding="utf-8")
     except (OSError, ValueError) as refusal:
         print(refusal, file=sys.stderr)
         return 1
-    if arguments.svg is not None:
-        Path(arguments.svg).write_text(pipeline.to_svg(trace), encoding="utf-8")
     lines = trace.summary()
     if arguments.json:
         facts = {"figures": trace.figures, "makespan": trace.makespan, "overlap": trace.overlap()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -221,7 +222,7 @@ def simulate(schedule: Schedule, costs: Costs | None = None, *, transport: str =
     ScheduleError
         If the schedule cannot run.
     ValueError
-        If a cost is negative or not finite.
+        If a cost is negative, or they or their sum are not finite.
 
     Notes
     -----
@@ -237,4 +238,6 @@ def simulate(schedule: Schedule, costs: Costs | None = None, *, transport: str =
     """
     given = costs or Costs()
     core = _core.pipeline.simulate(schedule._core, given._lower(), transport)
+    if not math.isfinite(core.makespan):
+        raise ValueError(f"simulate: costs add up to {core.makespan}, need a finite sum")
     return Simulation(schedule, core, given.message_bytes)

@@ -76,6 +76,8 @@ def sm_waves(
     >>> round(w.slowdown, 3), w.best_grid
     (1.714, 77)
     """
+    if isinstance(tiles, (int, np.integer)) and tiles < 0:
+        raise ValueError(f"sm_waves: tiles is {tiles}, needs 0 or more")
     costs = [1.0] * tiles if isinstance(tiles, (int, np.integer)) else [float(t) for t in tiles]
     result = _core.pipeline.sm_waves(costs, sms, reserved, -1 if grid is None else grid, reserved_until)
     alone = result["alone"]
