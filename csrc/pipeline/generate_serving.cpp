@@ -7,13 +7,26 @@ namespace sparsespan::pipeline {
 
 namespace {
 
+constexpr std::int64_t kMostTokens = std::int64_t{1} << 40;  // what the text form reads
+constexpr std::int64_t kMostPasses = 100'000'000;
+
 void require_ranks(std::string_view op, std::int64_t ranks) {
   if (ranks < 1) refuse_value(op, "ranks", "is ", ranks, ", needs at least 1");
+  if (ranks > kMostPasses) refuse_value(op, "ranks", "is ", ranks, ", needs at most ", kMostPasses);
+}
+
+void require_passes(std::string_view op, std::string_view name, std::int64_t ranks, std::int64_t count,
+                    std::int64_t batches_each) {
+  if (count > kMostPasses / ranks / batches_each) {
+    refuse_value(op, name, "is ", count, ": the schedule would have more than ", kMostPasses, " passes");
+  }
 }
 
 void require_batch(std::string_view op, std::int64_t depth, std::int64_t batch) {
   if (depth < 0) refuse_value(op, "depth", "is ", depth, ", needs 0 or more");
+  if (depth > kMostPasses) refuse_value(op, "depth", "is ", depth, ", needs at most ", kMostPasses);
   if (batch < 1) refuse_value(op, "batch", "is ", batch, ", needs at least 1");
+  if (batch > kMostTokens) refuse_value(op, "batch", "is ", batch, ", needs at most ", kMostTokens);
 }
 
 Action pass(Kind kind, std::int64_t microbatch, std::int64_t request, std::int64_t start, std::int64_t length) {
@@ -58,9 +71,15 @@ Schedule through_all_stages(std::int64_t ranks, const std::vector<Batch>& batche
   return make_schedule(std::move(lists), ranks, microbatches, "serve");
 }
 
-void require_chunks(std::string_view op, const std::vector<std::int64_t>& chunks) {
+void require_chunks(std::string_view op, const std::vector<std::int64_t>& chunks, std::int64_t prefix) {
+  if (prefix > kMostTokens) refuse_value(op, "prefix", "is ", prefix, ", needs at most ", kMostTokens);
   for (std::size_t i = 0; i < chunks.size(); ++i) {
     if (chunks[i] < 1) refuse_value(op, "chunks", "hold ", chunks[i], " tokens at ", i, ", need at least 1");
+    if (chunks[i] > kMostTokens - prefix) {
+      refuse_value(op, "chunks", "hold ", chunks[i], " tokens at ", i, " after ", prefix, ", need a prompt of at most ",
+                   kMostTokens);
+    }
+    prefix += chunks[i];
   }
 }
 
@@ -75,9 +94,9 @@ Schedule chunked_prefill(std::int64_t ranks, const std::vector<std::vector<std::
   }
   std::vector<Batch> batches;
   for (std::size_t q = 0; q < chunks.size(); ++q) {
-    require_chunks("chunked_prefill", chunks[q]);
     std::int64_t start = prefixes.empty() ? 0 : prefixes[q];
     if (start < 0) refuse_value("chunked_prefill", "prefixes", "is ", start, " at ", q, ", needs 0 or more");
+    require_chunks("chunked_prefill", chunks[q], start);
     for (std::size_t i = 0; i < chunks[q].size(); ++i) {
       const auto m = static_cast<std::int32_t>(batches.size());
       Batch batch{{pass(Kind::prefill, m, static_cast<std::int64_t>(q), start, chunks[q][i])}, {}};
@@ -95,6 +114,7 @@ Schedule decode_loop(std::int64_t ranks, std::int64_t steps, std::int64_t depth,
   require_batch("decode_loop", depth, batch);
   if (steps < 0) refuse_value("decode_loop", "steps", "is ", steps, ", needs 0 or more");
   const std::int64_t slots = ranks + depth;
+  require_passes("decode_loop", "steps", ranks, steps, slots);
   std::vector<Batch> batches;
   for (std::int64_t step = 0; step < steps; ++step) {
     for (std::int64_t slot = 0; slot < slots; ++slot) {
@@ -110,8 +130,8 @@ Schedule mixed_prefill_decode(std::int64_t ranks, const std::vector<std::int64_t
                               std::int64_t depth, std::int64_t batch) {
   require_ranks("mixed_prefill_decode", ranks);
   require_batch("mixed_prefill_decode", depth, batch);
-  require_chunks("mixed_prefill_decode", chunks);
   if (prefix < 0) refuse_value("mixed_prefill_decode", "prefix", "is ", prefix, ", needs 0 or more");
+  require_chunks("mixed_prefill_decode", chunks, prefix);
   const std::int64_t slots = ranks + depth;
   std::vector<Batch> batches;
   std::int64_t start = prefix;

@@ -51,3 +51,27 @@ def test_arguments():
         mixed_prefill_decode(2, [4], batch=0)
     with pytest.raises(ValueError, match="prefix is -1"):
         mixed_prefill_decode(2, [4], prefix=-1)
+
+
+def test_sizes_that_do_not_fit():
+    """Positions end where the text form ends, and a schedule that no memory holds is not begun."""
+    most = 1 << 40
+    assert str(chunked_prefill(1, [most - 5, 5]).ranks[0][1]) == f"0P1@0:{most - 5}+5"
+    with pytest.raises(
+        ValueError, match=f"hold 6 tokens at 1 after {most - 5}, need a prompt of at most {most}"
+    ):
+        chunked_prefill(1, [most - 5, 6])
+    with pytest.raises(ValueError, match=r"chunked_prefill: chunks hold 4611686018427387904 tokens at 0 after 0"):
+        chunked_prefill(2, [1 << 62] * 3)
+    with pytest.raises(ValueError, match="prefix is 9223372036854775806, needs at most"):
+        chunked_prefill(2, [5], prefixes=[2**63 - 2])
+    with pytest.raises(ValueError, match="mixed_prefill_decode: chunks hold 1 tokens at 0 after"):
+        mixed_prefill_decode(2, [1], prefix=most)
+    with pytest.raises(ValueError, match="ranks is 1099511627776, needs at most"):
+        chunked_prefill(most, [5])
+    with pytest.raises(ValueError, match="steps is 1099511627776: the schedule would have more than 100000000 passes"):
+        decode_loop(2, most)
+    with pytest.raises(ValueError, match="depth is 9223372036854775807, needs at most"):
+        decode_loop(2, 1, depth=2**63 - 1)
+    with pytest.raises(ValueError, match="batch is 4611686018427387904, needs at most"):
+        decode_loop(2, 1, batch=1 << 62)

@@ -9,6 +9,7 @@ import pytest
 
 from sparsespan.comm import CommTimeout, RankMismatch, run_ranks
 from sparsespan.pipeline import (
+    LayerShard,
     MessageError,
     Schedule,
     ScheduleError,
@@ -140,6 +141,10 @@ def test_what_a_run_refuses():
     shared = {"stage_layers": [1, 1], "index_layers": ["full", "shared"]}
     said = refusal(lambda comm: run(comm, chunked_prefill(2, [8]), **shared))
     assert "program.topk is 0, needs the width" in said[0]
+    said = refusal(lambda comm: run(comm, chunked_prefill(2, [8]), [np.arange(8)]))
+    assert "inputs is a list, needs a mapping" in said[0] and "rank 0 refused its inputs" in said[1]
+    assert "schedule is a list" in refusal(lambda comm: run(comm, [["0P0@0:0+4"]]), kind=TypeError)[0]
+    assert "program is a str" in refusal(lambda comm: run(comm, crossed, program="x"), kind=TypeError)[1]
     bad = Schedule([["0P0@0:0+4", "0P1@0:5+4"], ["1P0@0:0+4", "1P1@0:5+4", "1S1"]], stages=2, microbatches=2)
     assert refusal(lambda comm: run(comm, bad), kind=ScheduleError)[0].startswith("validate: ")
 
@@ -237,3 +242,21 @@ def test_a_stage_that_never_sends_is_waited_for_in_time_only():
 )
 def test_grids_that_are_none(arguments, words):
     assert words in refusal(lambda comm: Stage(comm, **arguments))[0]
+
+
+def test_what_is_no_number_and_no_program():
+    assert "pp is 2.0, needs an integer" in refusal(lambda comm: Stage(comm, pp=2.0), kind=TypeError)[0]
+    with pytest.raises(ValueError, match="StageProgram: width is 0, needs at least 1"):
+        StageProgram(lambda x: x.hidden, 0)
+    with pytest.raises(TypeError, match="StageProgram: dtype is 'bfloat17', needs the name of one"):
+        StageProgram(lambda x: x.hidden, 4, "bfloat17")
+
+
+def test_a_shard_of_other_ranks_than_the_stage_is_refused():
+    """Stages reach their own layers: a shard over both would wait for ranks that never come."""
+
+    def rank(comm):
+        shard = LayerShard({"o_proj": {i: np.full(4, i, np.float32) for i in range(5)}}, comm, 1)
+        run(comm, chunked_prefill(2, [8, 4]), program=model.program([3, 2], shard=shard))
+
+    assert "program.shard is over 2 ranks, needs the 1 of stage.comm" in refusal(rank)[0]

@@ -110,6 +110,11 @@ class LayerShard:
         convert = _interop._returner(own) if _interop._is_foreign(own) else (lambda array: array)
         return [convert(array) for array in arrays]
 
+    @property
+    def ranks(self) -> int:
+        """Ranks that share the layers."""
+        return self._comm.size
+
     def owner(self, layer: int) -> int:
         """The rank that keeps a layer: ``layer mod G``."""
         return layer % self._comm.size

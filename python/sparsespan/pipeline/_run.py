@@ -31,6 +31,14 @@ def _prepared(
     rules: Mapping[str, Any],
 ) -> tuple[Schedule, dict[int, Batch], int]:
     """The schedule with its messages, proved; its batches; and how many messages can be on their way."""
+    for name, given, kind in (("program", program, StageProgram), ("schedule", schedule, Schedule)):
+        if not isinstance(given, kind):
+            raise TypeError(f"run_pipeline: {name} is a {type(given).__name__}, needs a {kind.__name__}")
+    shard = program.shard
+    if shard is not None and shard.ranks != stage.comm.size:
+        raise ValueError(
+            f"run_pipeline: program.shard is over {shard.ranks} ranks, needs the {stage.comm.size} of stage.comm"
+        )
     for rank, row in enumerate(schedule.ranks):
         for action in row:
             stages = set() if action is None else {part.stage for part in action.parts or [action]}
@@ -67,6 +75,10 @@ def _out_slots(stage: Stage, schedule: Schedule, rules: Mapping[str, Any]) -> in
 
 
 def _check_inputs(batches: Mapping[int, Batch], inputs: Mapping[int, Any]) -> None:
+    if not isinstance(inputs, Mapping):
+        raise ValueError(
+            f"run_pipeline: inputs is a {type(inputs).__name__}, needs a mapping of requests and slots to rows"
+        )
     for batch in batches.values():
         prefill = batch.kind == "prefill"
         if not prefill and batch.start > 0:
@@ -168,12 +180,12 @@ def run_pipeline(
     words = ""
     if stage.first:
         try:
-            _check_inputs(batches, inputs or {})
+            _check_inputs(batches, {} if inputs is None else inputs)
         except ValueError as refusal:
             words = str(refusal)
     _agree(stage, schedule, batches, program, words)
     run = Run(stage, program, schedule, batches, collect, slots)
-    run.inputs = inputs or {}
+    run.inputs = {} if inputs is None else inputs
     begun = time.monotonic()
     run.poll()
     for action in run.actions:

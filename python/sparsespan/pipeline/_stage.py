@@ -14,6 +14,7 @@ from .. import _core, cp
 from ..comm import Communicator, as_comm
 from ._batch import Batch
 from ._layer_shard import LayerShard
+from ._messages import dtype_of
 
 __all__ = ["Stage", "StageInput", "StageProgram"]
 
@@ -74,6 +75,8 @@ class Stage:
         blocking_sends: bool = False,
     ) -> None:
         for name, value in (("pp", pp), ("cp", cp), ("tp", tp)):
+            if not isinstance(value, (int, np.integer)):
+                raise TypeError(f"Stage: {name} is {value!r}, needs an integer")
             if value < 1:
                 raise ValueError(f"Stage: {name} is {value}, needs at least 1")
         if cp > 1 and tp > 1:
@@ -157,6 +160,14 @@ class StageProgram:
     topk: int = 0
     residual: bool = False
     shard: LayerShard | None = None
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"StageProgram: width is {self.width}, needs at least 1")
+        try:
+            dtype_of(self.dtype)
+        except TypeError:
+            raise TypeError(f"StageProgram: dtype is {self.dtype!r}, needs the name of one") from None
 
     @property
     def tensors(self) -> dict[str, tuple[tuple[int, ...], str]]:
