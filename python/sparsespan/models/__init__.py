@@ -8,6 +8,7 @@ from ._config import ModelConfig, parse_config
 from ._dcp import Dcp
 from ._decoder import DecoderLayer
 from ._dims import LayerDims, layer_dims, rope_table
+from ._grid import Grid
 from ._layer import DsaLayer
 from ._linear import Linear, linear
 from ._make import dsa_layer
@@ -17,15 +18,19 @@ from ._pool import KvPool, PoolFull
 from ._ranks import Ranks
 from ._safetensors import CheckpointError, TensorFile, write_tensors
 from ._sampling import sample
+from ._stopwatch import Stopwatch
 from ._tiny import tiny_config, write_tiny
+from ._tokenizer import ByteTokenizer, open_tokenizer
 from ._weights import LayerWeights, layer_tensors, seeded_tensors
 
 __all__ = [
+    "ByteTokenizer",
     "Checkpoint",
     "CheckpointError",
     "Dcp",
     "DecoderLayer",
     "DsaLayer",
+    "Grid",
     "KvPool",
     "LayerDims",
     "LayerWeights",
@@ -37,6 +42,7 @@ __all__ = [
     "PagedCaches",
     "PoolFull",
     "Ranks",
+    "Stopwatch",
     "TensorFile",
     "dsa_layer",
     "expected_tensors",
@@ -44,6 +50,7 @@ __all__ = [
     "layer_tensors",
     "linear",
     "load",
+    "open_tokenizer",
     "parse_config",
     "rope_table",
     "route",

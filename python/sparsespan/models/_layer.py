@@ -13,6 +13,7 @@ from ._dcp import Dcp
 from ._dims import LayerDims, rope_table
 from ._heads import project_out
 from ._indexing import index_keys, index_queries
+from ._stopwatch import timed
 from ._weights import LayerWeights
 
 __all__ = ["DsaLayer"]
@@ -113,7 +114,10 @@ class DsaLayer:
         if given is None:
             indices = self._given(indices, len(hidden))
         else:
-            indices = cp.prefill_select(plan, rank, *given, cache, caches.block_table, self.dims.topk, threads=threads)
+            indices = timed(
+                "select", cp.prefill_select, plan, rank, *given, cache, caches.block_table, self.dims.topk,
+                threads=threads,
+            )  # fmt: skip
         return self._attend(hidden, q, indices, request, caches, tp, threads), indices
 
     def decode(
@@ -165,7 +169,8 @@ class DsaLayer:
             indices = self._given(indices, len(hidden))
         else:
             iq, weights = self._index_queries(x, qr, positions, caches, threads)
-            indices = indexer.paged_select(
+            indices = timed(
+                "select", indexer.paged_select,
                 iq.reshape(len(lens), next_n, *iq.shape[1:]), caches.index_k[self.index], weights, lens,
                 caches.block_table, caches.page_size, topk=self.dims.topk, layout=caches.index_layout, threads=threads,
             )  # fmt: skip
@@ -186,9 +191,14 @@ class DsaLayer:
             indices = self._given(indices, len(hidden))
         else:
             iq, weights = self._index_queries(x, qr, positions, caches, threads)
-            indices = dcp.select(tp, caches, self.index, iq, weights, positions, request, self.dims.topk, threads)
+            indices = timed(
+                "select", dcp.select, tp, caches, self.index, iq, weights, positions, request, self.dims.topk, threads
+            )
         q = self._queries(qr, positions, threads)
-        latent = dcp.attend(tp, caches, self.index, q, indices, positions, request, self.dims.sm_scale, threads)
+        latent = timed(
+            "attention", dcp.attend,
+            tp, caches, self.index, q, indices, positions, request, self.dims.sm_scale, threads,
+        )  # fmt: skip
         heads = self.weights.w_uv(latent, threads=threads)
         return project_out(hidden, heads, self.weights, tp, threads), indices
 
@@ -205,7 +215,7 @@ class DsaLayer:
         latent, k_pe = self._norm(kv[:, : d.kv_lora], w.kv_a_norm, d.latent_eps, threads), kv[:, d.kv_lora :]
         table = rope_table(d, int(positions.max(initial=0)) + 1)
         transform.apply_rope(k_pe, positions, table, True, out=k_pe, threads=threads)
-        index = None if self.shared else index_keys(x, positions, d, w, self._turned(caches), threads)
+        index = None if self.shared else timed("indexer", index_keys, x, positions, d, w, self._turned(caches), threads)
         qr = self._norm(w.q_a(x, threads=threads), w.q_a_norm, d.latent_eps, threads)
         return x, qr, (latent, k_pe, index)
 
@@ -218,7 +228,9 @@ class DsaLayer:
         return w.w_uk(q[..., : d.nope], threads=threads), q_pe
 
     def _index_queries(self, x: Any, qr: Any, positions: Any, caches: PagedCaches, threads: int) -> tuple[Any, Any]:
-        return index_queries(x, qr, positions, self.dims, self.weights, caches, self._turned(caches), threads)
+        return timed(
+            "indexer", index_queries, x, qr, positions, self.dims, self.weights, caches, self._turned(caches), threads
+        )  # fmt: skip
 
     def _turned(self, caches: PagedCaches) -> bool:
         return caches.index_layout == "index_132" if self._hadamard is None else self._hadamard
@@ -235,7 +247,8 @@ class DsaLayer:
         self, hidden: Any, q: Any, indices: Any, request: Any, caches: PagedCaches, tp: Any, threads: int
     ) -> Any:
         slots = indexer.to_slots(indices, request, caches.block_table, caches.page_size, threads=threads)
-        latent, _, _ = attention.sparse_mla(
+        latent, _, _ = timed(
+            "attention", attention.sparse_mla,
             q, caches.kv[self.index], slots, self.dims.sm_scale, layout=caches.kv_layout, page_size=caches.page_size,
             threads=threads,
         )  # fmt: skip

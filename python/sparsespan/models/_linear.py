@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import _core
 from .._interop import call
+from ._stopwatch import timed
 
 __all__ = ["Linear", "linear"]
 
@@ -87,7 +88,8 @@ class Linear:
         self.weight_scale_inv = weight_scale_inv
 
     def __call__(self, x: Any, *, out_dtype: str | None = None, threads: int = 0) -> Any:
-        return linear(x, self.weight, self.weight_scale_inv, out_dtype=out_dtype, threads=threads)
+        scale = self.weight_scale_inv
+        return timed("linear", linear, x, self.weight, scale, out_dtype=out_dtype, threads=threads)
 
     def __repr__(self) -> str:
         return f"Linear({list(self.weight.shape)} {self.weight.dtype.name})"

@@ -13,6 +13,7 @@ import numpy as np
 from ._checkpoint import expected_tensors, may_be_float8
 from ._config import parse_config
 from ._safetensors import write_tensors
+from ._tokenizer import byte_alphabet
 
 __all__ = ["tiny_config", "write_tiny"]
 
@@ -100,19 +101,12 @@ def _tensors(config: dict[str, Any], seed: int, dtype: str) -> dict[str, np.ndar
     return tensors
 
 
-def _byte_alphabet() -> list[str]:
-    """A printable character for each byte: itself where it is one, else the next free one from 256 on (GPT-2's)."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    fresh = iter(range(256, 512))
-    return [chr(b) if b in printable else chr(next(fresh)) for b in range(256)]
-
-
 def _tokenizer() -> tuple[dict[str, Any], dict[str, Any]]:
     """tokenizer.json and tokenizer_config.json: a token is a byte, and three special ones."""
     special = {"<s>": BOS, "</s>": EOS, "<pad>": PAD}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    vocab = {character: byte for byte, character in enumerate(_byte_alphabet())}
+    vocab = {character: byte for byte, character in enumerate(byte_alphabet())}
     document: dict[str, Any] = {
         "version": "1.0", "truncation": None, "padding": None,
         "added_tokens": [{"id": i, "content": text, **flags} for text, i in special.items()],

@@ -33,6 +33,10 @@ class Team:
         """Call ``main(comm)`` on every rank."""
         raise NotImplementedError
 
+    def share(self, findings: dict[str, Any]) -> list[dict[str, Any]]:
+        """What every process of the program has found; collective."""
+        return [findings]
+
     def close(self) -> None:
         """End in good order."""
 
@@ -60,9 +64,9 @@ class Processes(Team):
 
     def run(self, ranks: int, main: Main, timeout: float) -> list[dict[str, Any]]:
         self.comm.timeout = timeout
-        return self._gathered(main(self.comm))
+        return self.share(main(self.comm))
 
-    def _gathered(self, findings: dict[str, Any]) -> list[dict[str, Any]]:
+    def share(self, findings: dict[str, Any]) -> list[dict[str, Any]]:
         text = np.frombuffer(json.dumps(findings).encode(), np.uint8)
         counts = self.comm.all_gather(np.array([len(text)])).tolist()
         joined = self.comm.all_gather(text, counts).tobytes()
@@ -105,7 +109,7 @@ def _gloo() -> Team:
     if missing and not dist.is_initialized():
         raise ValueError(
             f"--backend gloo: {', '.join(missing)} is not set, needs a launcher: "
-            "torchrun --nproc-per-node 4 -m sparsespan.cli verify --backend gloo"
+            "torchrun --nproc-per-node 4 -m sparsespan.cli COMMAND --backend gloo"
         )
     ours = not dist.is_initialized()
     if ours:

@@ -1,0 +1,75 @@
+"""What ``sparsespan run`` prints: tokens as they come, then what each rank spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+__all__ = ["TokenPrinter", "table"]
+
+_WHOLE = 4  # bytes of the longest UTF-8 character: what waits longer is none
+
+
+class TokenPrinter:
+    """Writes the text of tokens as they come; the bytes of one character wait for each other."""
+
+    def __init__(self, tokenizer: Any, out: TextIO) -> None:
+        self._tokenizer, self._out = tokenizer, out
+        self._waiting: list[int] = []
+
+    def __call__(self, token: int) -> None:
+        self._waiting.append(token)
+        text = self._tokenizer.decode(self._waiting)
+        if not text.endswith("\ufffd") or len(self._waiting) >= _WHOLE:
+            self._write(text)
+
+    def end(self) -> None:
+        """Write what still waits, and end the line."""
+        self._write(self._tokenizer.decode(self._waiting) + "\n")
+
+    def _write(self, text: str) -> None:
+        # A terminal obeys control characters: what a model says must not move its cursor.
+        shown = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+        encoding = getattr(self._out, "encoding", None) or "utf-8"
+        self._out.write(shown.encode(encoding, "replace").decode(encoding))
+        self._out.flush()
+        self._waiting = []
+
+
+def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [heads, *rows]]
+
+
+def table(document: dict[str, Any]) -> str:
+    """Seconds, bytes and memory of each rank."""
+    ranks = document["ranks"]
+    parts = list(ranks[0]["seconds"])
+    heads = ["rank", "cp", "tp", *(f"{part} s" for part in parts), "KV bytes", "peak MiB"]
+    rows = [
+        [
+            str(r["rank"]), str(r["place"]["cp"]), str(r["place"]["tp"]),
+            *(f"{r['seconds'][part]:.3f}" for part in parts),
+            str(r["kv_bytes"]), f"{r['peak_memory_bytes'] / 2**20:.0f}",
+        ]
+        for r in ranks
+    ]  # fmt: skip
+    lines = [
+        f"{document['model_type']} on {document['grid']['words']} ({document['backend']}): {document['prompt_tokens']} "
+        f"prompt tokens in {document['prefill_seconds']:.3f} s, {len(document['tokens'])} new ones "
+        f"({document['decode_seconds']:.3f} s behind the first)",
+        *_columns(heads, rows),
+    ]
+    moved = [
+        [str(r["rank"]), group, primitive, str(op["calls"]), str(op["bytes"]), f"{op['seconds']:.3f}"]
+        for r in ranks
+        for group, primitives in r["comm"].items()
+        for primitive, op in primitives.items()
+    ]
+    if moved:
+        lines += ["", *_columns(["rank", "group", "primitive", "calls", "bytes", "s"], moved)]
+    shared = ", which is the whole process's: ranks are its threads" if document["backend"] == "threads" else ""
+    lines.append(
+        f"seconds measured, a part without what it waited in comm; bytes counted; peak memory measured{shared}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,188 @@
+"""``sparsespan run``: a checkpoint, a prompt and a grid of ranks; tokens, and what each rank spent."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["register"]
+
+# Spelled out so that other commands need not import the operators.
+SCHEMES = ("zigzag", "zigzag_padded", "ceil_chunk", "interleave", "contiguous", "contiguous_flat")
+COMBINES = ("a2a", "ag_rs", "ar")
+INDEX_KS = ("replicated", "sharded", "sharded_routed", "union", "gathered")
+_EPILOG = """\
+mpirun -n 2 sparsespan run CHECKPOINT --prompt-file TEXT --cp 2 --backend mpi
+torchrun --nproc-per-node 2 -m sparsespan.cli run CHECKPOINT --prompt TEXT --tp 2 --backend gloo
+Exit code 0: tokens were generated; 1: the ranks failed; 2: refused; 130: interrupted.
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "run", help="generate from a DSA checkpoint on a grid of ranks",
+        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("checkpoint", help="folder with config.json, safetensors and tokenizer.json")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt-file", type=Path, metavar="TEXT", help="file whose text is the prompt (UTF-8)")
+    prompt.add_argument("--prompt", metavar="STRING")
+    grid = parser.add_argument_group("grid")
+    grid.add_argument("--tp", type=int, help="ranks that share heads and experts (default dcp)")
+    grid.add_argument("--cp", type=int, default=1, help="ranks that share the rows of the prefill")
+    grid.add_argument("--dcp", type=int, default=1, help="ranks that share the KV cache: 1, or those of tp")
+    grid.add_argument("--pp", type=int, default=1, help="pipeline stages: only 1 so far")
+    grid.add_argument("--scheme", choices=SCHEMES, default="zigzag", help="how cp ranks split rows")
+    grid.add_argument("--combine", choices=COMBINES, default="a2a", help="how dcp ranks join attention")
+    grid.add_argument("--index-k", choices=INDEX_KS, default="replicated", help="where dcp ranks keep index keys; "
+                      "with union the selection is approximate, and so may the tokens be")  # fmt: skip
+    grid.add_argument("--backend", choices=("threads", "mpi", "gloo"), default="threads")
+    grid.add_argument("--timeout", type=float, default=300.0, help="seconds that an operation waits for its peers")
+    what = parser.add_argument_group("generation")
+    what.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    what.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the best token")
+    what.add_argument("--seed", type=int, default=0)
+    what.add_argument("--ignore-eos", action="store_true", help="go on behind the model's end token")
+    what.add_argument("--chunk", type=int, default=0, help="most rows of a prefill pass (default all)")
+    what.add_argument("--pool", type=int, default=0, metavar="TOKENS", help="size of the KV pool (default: as needed)")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout; the text goes to stderr")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write what ran when, for ui.perfetto.dev")
+    parser.set_defaults(run=_run)
+
+
+def _prompt(arguments: argparse.Namespace) -> str:
+    if arguments.prompt_file is None:
+        return str(arguments.prompt)
+    try:
+        return str(arguments.prompt_file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{arguments.prompt_file}: is no UTF-8 text ({error})") from None
+
+
+def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], str]:
+    """The work of a rank, the head of the document, and the fingerprint that all processes share."""
+    from .. import models
+    from ._run_rank import Job, fingerprint
+    from ._run_text import TokenPrinter
+
+    a = arguments
+    for name, least in (("max_new_tokens", 1), ("temperature", 0), ("seed", 0), ("chunk", 0), ("pool", 0), ("pp", 1)):
+        if not getattr(a, name) >= least:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(a, name)}, needs at least {least}")
+    if a.pp > 1:
+        raise ValueError(
+            f"--pp is {a.pp}: pipeline stages of a whole model are not there yet, needs 1; tp, cp and dcp spread it"
+        )
+    grid = models.Grid(a.dcp if a.tp is None else a.tp, a.cp, a.dcp, a.scheme, a.combine, a.index_k)
+    text = _prompt(a)
+    checkpoint = models.Checkpoint(a.checkpoint)
+    grid.require(checkpoint.config)
+    tokenizer = models.open_tokenizer(a.checkpoint)
+    prompt = tuple(tokenizer.encode(text))
+    room = grid.require_room(checkpoint.config, len(prompt), a.max_new_tokens, a.pool)
+    settings = (grid, prompt, a.max_new_tokens, room, a.chunk, a.temperature, a.seed, not a.ignore_eos)
+    printer = TokenPrinter(tokenizer, out)
+    job = Job(a.checkpoint, *settings, a.trace is not None, printer)
+    head = {
+        "checkpoint": a.checkpoint, "model_type": checkpoint.config.model_type, "backend": a.backend,
+        "grid": {"tp": grid.tp, "cp": grid.cp, "dcp": grid.dcp, "words": grid.words, "scheme": grid.scheme,
+                 "combine": grid.combine, "index_k": grid.index_k},
+        "prompt_tokens": len(prompt), "temperature": a.temperature, "seed": a.seed,
+    }  # fmt: skip
+    return job, head | {"tokenizer": tokenizer, "printer": printer}, fingerprint(checkpoint, *settings, bool(a.trace))
+
+
+def _agreed(team: Any, words: str, mark: str, ranks: int) -> str:
+    """Why not to begin, or nothing: on a program of processes, what any of them refuses, or has otherwise."""
+    if not words and team.size not in (None, ranks):
+        words = f"the program has {team.size} ranks, the grid {ranks}: launch {ranks}"
+    told = team.share({"words": words, "mark": mark})
+    for rank, one in enumerate(told):
+        if one["words"]:
+            return str(one["words"]) if rank == 0 else f"rank {rank}: {one['words']}"
+    for rank, one in enumerate(told):
+        if one["mark"] != told[0]["mark"]:
+            return f"rank {rank} has another checkpoint, prompt or options than rank 0, needs the same on every rank"
+    return ""
+
+
+def _document(head: dict[str, Any], found: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Any]]:
+    """The document, and the spans of all ranks."""
+    tokens = [rank.pop("tokens") for rank in found]
+    for rank, said in enumerate(tokens):
+        if said != tokens[0]:
+            raise RuntimeError(f"rank {rank} has other tokens than rank 0: {said} against {tokens[0]}")
+    spans = [[rank["rank"], *span] for rank in found for span in rank.pop("spans")]
+    tokenizer, _ = head.pop("tokenizer"), head.pop("printer")
+    text = {"tokens": tokens[0], "text": tokenizer.decode(tokens[0])}
+    longest = {name: max(r[name] for r in found) for name in ("load_seconds", "prefill_seconds", "decode_seconds")}
+    return head | text | longest | {"ranks": found}, spans
+
+
+def _write_trace(path: Path, spans: list[Any]) -> None:
+    from ..pipeline import Trace, TraceSpan
+
+    rows = [TraceSpan(rank, lane, name, a, b, {"bytes": n} if n else {}) for rank, lane, name, a, b, n in spans]
+    path.write_text(Trace(rows).to_json(), encoding="utf-8")
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def _on_ranks(team: Any, job: Callable[[Any], dict[str, Any]], ranks: int, timeout: float) -> list[dict[str, Any]]:
+    """A single rank runs in this thread, where Ctrl-C reaches it at once."""
+    from ..comm import ThreadComm
+
+    return [job(ThreadComm(1)[0])] if team.size is None and ranks == 1 else list(team.run(ranks, job, timeout))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from .. import verification
+
+    out = sys.stderr if arguments.json else sys.stdout
+    team, job, head, mark, words = None, None, {}, "", ""
+    try:
+        if not arguments.timeout > 0:
+            raise ValueError(f"--timeout is {arguments.timeout:g}, needs more than 0 seconds")
+        team = verification.open_team(arguments.backend)
+        job, head, mark = _job(arguments, out)
+    except (OSError, ValueError, TypeError) as refusal:
+        words = str(refusal)
+    if team is not None:
+        words = _agreed(team, words, mark, job.grid.ranks if job is not None else 0)
+    if team is None or job is None or words:
+        return _refused(team, words)
+    try:
+        document, spans = _document(head, _on_ranks(team, job, job.grid.ranks, arguments.timeout))
+    except KeyboardInterrupt:
+        print("\nsparsespan run: interrupted", file=sys.stderr)
+        team.give_up(130)
+        return 130
+    except (ValueError, RuntimeError, OSError, TypeError) as error:
+        print(f"\nsparsespan run: {error}", file=sys.stderr)
+        team.give_up(1)
+        return 1
+    if team.leader:
+        _told(arguments, job, document, spans)
+    team.close()
+    return 0
+
+
+def _told(arguments: argparse.Namespace, job: Any, document: dict[str, Any], spans: list[Any]) -> None:
+    from ._run_text import table
+
+    job.tell.end()
+    print(json.dumps(document, allow_nan=False) if arguments.json else "\n" + table(document))
+    if arguments.trace is not None:
+        _write_trace(arguments.trace, spans)
+
+
+def _refused(team: Any, words: str) -> int:
+    if team is None or team.leader:
+        print(f"sparsespan run: {words}", file=sys.stderr)
+    if team is not None:
+        team.close()
+    return 2

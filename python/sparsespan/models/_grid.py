@@ -1,0 +1,129 @@
+"""A grid of ranks for a whole model: what it asks of the model, and the groups it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from .. import cp
+from ._config import ModelConfig
+from ._dcp import Dcp
+from ._ranks import Ranks
+
+__all__ = ["Grid"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """``cp x tp`` ranks: rank r has part ``r // tp`` of the rows and part ``r % tp`` of the heads.
+
+    Attributes
+    ----------
+    tp, cp : int
+        Ranks that share heads, widths and experts; ranks that share the rows of a prefill.
+    dcp : int
+        Ranks that share the KV cache: 1, or all of ``tp``.
+    scheme, combine, index_k : str
+        As in :class:`Ranks` and :class:`Dcp`.
+    page_size : int
+        Tokens of a page of the caches.
+    """
+
+    tp: int = 1
+    cp: int = 1
+    dcp: int = 1
+    scheme: str = "zigzag"
+    combine: str = "a2a"
+    index_k: str = "replicated"
+    page_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("tp", "cp", "dcp", "page_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"grid: {name} is {getattr(self, name)}, needs at least 1")
+        if self.dcp > 1 and self.cp > 1:
+            raise ValueError(
+                f"grid: cp is {self.cp} and dcp {self.dcp}, needs one of them to be 1: rows are shared, or the KV "
+                "cache is"
+            )
+        if self.dcp not in (1, self.tp):
+            raise ValueError(f"grid: dcp is {self.dcp} and tp {self.tp}, needs dcp = {self.tp} (or 1): all ranks of tp")
+
+    @property
+    def ranks(self) -> int:
+        """Ranks in all."""
+        return self.tp * self.cp
+
+    @property
+    def words(self) -> str:
+        """The grid in a few letters, such as ``TP2 x CP2 zigzag``."""
+        parts = [f"TP{self.tp}"] if self.tp > 1 else []
+        parts += [f"CP{self.cp} {self.scheme}"] if self.cp > 1 else []
+        parts += [f"DCP{self.dcp} {self.combine}, index-K {self.index_k}"] if self.dcp > 1 else []
+        return " x ".join(parts) or "one rank"
+
+    def require(self, config: ModelConfig) -> None:
+        """Refuse a model that ``tp`` does not divide.
+
+        Raises
+        ------
+        ValueError
+            Which dimension it is, and what divides them all.
+        """
+        spread = {"num_attention_heads": config.dims.heads, "hidden_size": config.dims.hidden}
+        if "dense" in config.mlp_layer_types:
+            spread["intermediate_size"] = config.intermediate_size
+        if "sparse" in config.mlp_layer_types:
+            spread["the shared experts' width"] = config.moe_intermediate_size * config.n_shared_experts
+        wrong = [f"{name} = {n}" for name, n in spread.items() if n % self.tp]
+        if wrong:
+            good = [str(n) for n in range(1, config.dims.heads + 1) if not any(m % n for m in spread.values())]
+            raise ValueError(
+                f"grid: tp is {self.tp}, which does not divide {', '.join(wrong)}; needs one of {', '.join(good)}"
+            )
+
+    def join(self, world: Any) -> tuple[Ranks, dict[str, Any]]:
+        """Make this rank's groups, and the communicators of those that have more than one rank, by name. Collective."""
+        if world.size != self.ranks:
+            raise ValueError(f"grid: {self.words} has {self.ranks} ranks, the program {world.size}; needs the same")
+        groups: dict[str, Any] = {}
+        if self.cp > 1:
+            groups["cp"] = world if self.tp == 1 else world.split(world.rank % self.tp)
+        if self.tp > 1:
+            groups["tp"] = world if self.cp == 1 else world.split(world.rank // self.tp)
+        dcp = None
+        if self.dcp > 1:
+            layout = cp.dcp_layout(1, self.dcp, self.page_size)
+            dcp = Dcp(layout, combine=self.combine, index_k=self.index_k)
+        return Ranks(cp=groups.get("cp"), scheme=self.scheme, tp=groups.get("tp"), dcp=dcp), groups
+
+    def require_room(self, config: ModelConfig, prompt: int, new: int, pool: int = 0) -> int:
+        """Tokens that the caches need for a prompt and what is generated behind it, in whole pages.
+
+        The last token is never read back, so that it takes no room.
+
+        Raises
+        ------
+        ValueError
+            An empty prompt, more than ``max_position_embeddings``, more than ``pool`` tokens (0: as many as needed).
+        """
+        limit, needs, page = config.max_position_embeddings, prompt + new - 1, self.page_size * self.dcp
+        if prompt < 1:
+            raise ValueError("the prompt is empty, needs at least one token")
+        if needs > limit:
+            raise ValueError(
+                f"the prompt has {prompt} tokens and {new} are wanted, "
+                f"needs at most max_position_embeddings = {limit}: "
+                + (f"shorten the prompt to {limit - new + 1}" if prompt > limit else f"ask for {limit - prompt + 1}")
+            )
+        if pool and needs > self._held(pool):
+            raise ValueError(
+                f"the prompt has {prompt} tokens and {new} are wanted: {self._held(needs)} in pages of {page}, "
+                f"the pool has {self._held(pool)}; needs a larger pool, a shorter prompt or fewer new tokens"
+            )
+        return self._held(pool or needs)
+
+    def _held(self, tokens: int) -> int:
+        """The tokens that whole pages hold."""
+        page = self.page_size * self.dcp
+        return -(-tokens // page) * page

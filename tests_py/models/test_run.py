@@ -1,0 +1,223 @@
+"""``sparsespan run``: the same tokens on every grid, what each rank tells, what is refused."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparsespan import models
+from sparsespan._commands import _run_rank
+from sparsespan.cli import main
+from sparsespan.pipeline import Trace
+
+SMALL = {"index_topk": 16, "n_routed_experts": 4, "num_hidden_layers": 3}
+PROMPT = "Sparse attention reads few keys. " * 2
+NEW = 6
+MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    v32 = {"n_group": 2, "topk_group": 1}
+    return {
+        "v32": str(models.write_tiny(folder / "v32", "deepseek_v32", **SMALL, **v32)),
+        "other": str(models.write_tiny(folder / "other", "deepseek_v32", seed=1, **SMALL, **v32)),
+        "glm": str(models.write_tiny(folder / "glm", "glm_moe_dsa", **SMALL, indexer_types=["full", "shared", "full"])),
+    }
+
+
+@pytest.fixture
+def run(paths, capsys):
+    def run(name, *options, prompt=("--prompt", PROMPT)):
+        code = main(["run", paths[name], *prompt, "--max-new-tokens", str(NEW), "--ignore-eos", *options])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_rank(paths):
+    def tokens(name):
+        model = models.load(paths[name])
+        return model.generate([list(PROMPT.encode())], NEW, stop_at_eos=False)[0]
+
+    return {name: tokens(name) for name in ("v32", "glm")}
+
+
+GRIDS = {
+    "one": (1, []),
+    "tp2": (2, ["--tp", "2"]),
+    "cp2": (2, ["--cp", "2", "--scheme", "contiguous"]),
+    "cp4 zigzag": (4, ["--cp", "4"]),
+    "cp2 x tp2": (4, ["--cp", "2", "--tp", "2"]),
+    "dcp2": (2, ["--dcp", "2"]),
+    "dcp2 sharded": (2, ["--dcp", "2", "--combine", "ag_rs", "--index-k", "sharded", "--chunk", "25"]),
+}
+
+
+@pytest.mark.parametrize("name", ["v32", "glm"])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_grid_says_what_one_rank_says(run, one_rank, name, grid):
+    ranks, options = GRIDS[grid]
+    code, out, _ = run(name, *options, "--json")
+    report = json.loads(out)
+    assert code == 0 and report["tokens"] == one_rank[name]
+    assert [r["rank"] for r in report["ranks"]] == list(range(ranks))
+    for rank in report["ranks"]:
+        received = sum(op["bytes"] for group in rank["comm"].values() for op in group.values())
+        assert (received > 0) == (ranks > 1)
+        assert rank["kv_bytes"] > 0 and rank["peak_memory_bytes"] > 0
+        # Parts are measured one beside the other: together they are the whole.
+        whole = rank["prefill_seconds"] + rank["decode_seconds"]
+        assert sum(rank["seconds"].values()) == pytest.approx(whole, rel=0.05)
+        assert all(rank["seconds"][part] > 0 for part in ("indexer", "select", "attention", "linear"))
+
+
+def test_dcp_ranks_hold_their_part(run):
+    held = {n: json.loads(run("v32", "--dcp", n, "--pool", "512", "--index-k", "sharded", "--json")[1]) for n in "124"}
+    one = held["1"]["ranks"][0]["kv_bytes"]
+    assert [held[n]["ranks"][0]["kv_bytes"] * int(n) for n in "24"] == [one, one]
+
+
+def test_text_then_tables(run, one_rank, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text(PROMPT, encoding="utf-8")
+    code, out, _ = run("v32", "--cp", "2", prompt=("--prompt-file", str(file)))
+    assert code == 0
+    said, tables = out.split("\n\n", 1)
+    assert len(said) >= 1 and "deepseek_v32 on CP2 zigzag (threads): 66 prompt tokens" in tables
+    assert "indexer s  select s  attention s  linear s  comm s  rest s" in tables
+    assert "all_gather" in tables and "seconds measured" in tables
+    code, out, err = run("v32", "--json")
+    assert json.loads(out)["tokens"] == one_rank["v32"] and err.strip()
+
+
+def test_a_trace_has_the_parts_and_the_collectives(run, tmp_path):
+    file = tmp_path / "trace.json"
+    assert run("v32", "--tp", "2", "--trace", str(file))[0] == 0
+    trace = Trace.from_json(file.read_text())
+    assert {s.name for s in trace.spans if s.lane == "compute"} == {"indexer", "select", "attention", "linear"}
+    assert {s.name for s in trace.spans if s.lane == "comm"} == {"all_gather tp", "all_reduce tp"}
+    assert trace.ranks == 2
+
+
+def test_seeds_draw(run):
+    draws = [json.loads(run("v32", "--temperature", "1", "--seed", s, "--json")[1])["tokens"] for s in "112"]
+    assert draws[0] == draws[1] != draws[2]
+
+
+REFUSALS = {
+    "pp": (["--pp", "2"], "--pp is 2: pipeline stages of a whole model are not there yet"),
+    "tp": (["--tp", "3"], "tp is 3, which does not divide num_attention_heads = 8, hidden_size = 64, "),
+    "nearest": (["--tp", "3"], "needs one of 1, 2, 4, 8"),
+    "cp dcp": (["--cp", "2", "--dcp", "2"], "cp is 2 and dcp 2, needs one of them to be 1"),
+    "dcp tp": (["--dcp", "2", "--tp", "4"], "dcp is 2 and tp 4, needs dcp = 4 (or 1)"),
+    "zero": (["--cp", "0"], "cp is 0, needs at least 1"),
+    "tokens": (["--max-new-tokens", "0"], "--max-new-tokens is 0, needs at least 1"),
+    "temperature": (["--temperature", "nan"], "--temperature is nan, needs at least 0"),
+    "timeout": (["--timeout", "0"], "--timeout is 0, needs more than 0 seconds"),
+    "pool": (["--pool", "64"], "128 in pages of 64, the pool has 64; needs a larger pool"),
+    "room": (["--max-new-tokens", "999999"], "needs at most max_position_embeddings = 163840: ask for 163775"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(run, case):
+    options, words = REFUSALS[case]
+    code, out, err = run("v32", *options)
+    assert (code, out) == (2, "")
+    assert err.startswith("sparsespan run: ") and words in err
+
+
+def test_prompts_are_refused(run, tmp_path):
+    assert "the prompt is empty, needs at least one token" in run("v32", prompt=("--prompt", ""))[2]
+    assert "nothing.txt" in run("v32", prompt=("--prompt-file", str(tmp_path / "nothing.txt")))[2]
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait")
+    code, _, err = run("v32", prompt=("--prompt-file", str(tmp_path / "latin.txt")))
+    assert code == 2 and "is no UTF-8 text" in err
+
+
+def _changed(source, target, **fields):
+    shutil.copytree(source, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | fields))
+    return str(target)
+
+
+def test_checkpoints_are_refused(paths, tmp_path, capsys):
+    bare = tmp_path / "bare"
+    shutil.copytree(paths["v32"], bare)
+    (bare / "tokenizer.json").unlink()
+    hollow = tmp_path / "hollow"
+    shutil.copytree(paths["v32"], hollow)
+    (hollow / "model.safetensors").unlink()
+    for path, words in (
+        (str(tmp_path / "nowhere"), "is no folder, needs the one with config.json"),
+        (str(bare), "has no tokenizer.json, needs it to read the prompt"),
+        (str(hollow), "has neither model.safetensors nor model.safetensors.index.json"),
+        (
+            _changed(paths["v32"], tmp_path / "llama", model_type="llama"),
+            "model_type is 'llama', needs one of deepseek",
+        ),
+        (
+            _changed(paths["v32"], tmp_path / "short", max_position_embeddings=8),
+            f"the prompt has {len(PROMPT)} tokens and 2 are wanted, needs at most max_position_embeddings = 8: "
+            "shorten the prompt to 7",
+        ),
+    ):
+        assert main(["run", path, "--prompt", PROMPT, "--max-new-tokens", "2"]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_other_checkpoints_have_other_fingerprints(paths):
+    marks = [_run_rank.fingerprint(models.Checkpoint(paths[n]), s) for n, s in (("v32", 1), ("v32", 2), ("other", 1))]
+    assert len({*marks}) == 3
+    assert marks[0] == _run_rank.fingerprint(models.Checkpoint(paths["v32"]), 1)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_interrupt_ends_with_130(run, monkeypatch, ranks):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models.Model, "generate", interrupted)
+    code, _, err = run("v32", "--tp", str(ranks))
+    assert code == 130 and "interrupted" in err
+
+
+def test_a_failing_rank_ends_with_1(run, monkeypatch):
+    def full(*_, **__):
+        raise models.PoolFull("0 of 1 are free")
+
+    monkeypatch.setattr(models.Model, "generate", full)
+    code, _, err = run("v32", "--cp", "2")
+    assert code == 1 and "sparsespan run: 0 of 1 are free" in err
+
+
+def _mpi(paths, second, *options):
+    """Two processes, of which the second may have another checkpoint."""
+    own = [sys.executable, "-m", "sparsespan.cli", "run"]
+    rest = ["--prompt", PROMPT, "--max-new-tokens", str(NEW), "--ignore-eos", "--backend", "mpi", "--json", *options]
+    command = [str(MPIRUN), "-n", "1", *own, paths["v32"], *rest, ":", "-n", "1", *own, paths[second], *rest]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+@pytest.mark.peer
+@pytest.mark.skipif("SPARSESPAN_SANITIZED" in os.environ, reason="peers are not built with sanitizers")
+@pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None or MPIRUN is None, reason="mpi4py is not installed")
+def test_two_processes(paths, one_rank):
+    done = _mpi(paths, "v32", "--cp", "2")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tokens"] == one_rank["v32"]
+    other = _mpi(paths, "other", "--cp", "2")
+    assert other.returncode == 2 and other.stdout == ""
+    assert "rank 1 has another checkpoint, prompt or options than rank 0" in other.stderr
