@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,19 @@ def test_an_interrupt_ends_with_130(run, monkeypatch, ranks):
     monkeypatch.setattr(models.Model, "generate", interrupted)
     code, _, err = run("v32", "--tp", str(ranks))
     assert code == 130 and "interrupted" in err
+
+
+def test_ctrl_c_reaches_ranks_that_wait_for_nobody(paths):
+    """In decode CP ranks exchange nothing."""
+    command = [sys.executable, "-m", "sparsespan.cli", "run", paths["v32"], "--prompt", "a", "--cp", "2"]
+    with subprocess.Popen(
+        [*command, "--ignore-eos", "--max-new-tokens", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.strip()) == (130, b"sparsespan run: interrupted")
 
 
 def test_a_failing_rank_ends_with_1(run, monkeypatch):

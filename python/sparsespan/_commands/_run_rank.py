@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import resource
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,7 @@ class Job:
     stop_at_eos: bool = True
     spans: bool = False
     tell: Callable[[int], None] | None = None  # called with tokens as they come, on rank 0
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)  # set: end before the next token
 
     def __call__(self, world: Any) -> dict[str, Any]:
         begun = time.monotonic()
@@ -54,6 +56,8 @@ class Job:
         watch, came = models.Stopwatch(tuple(groups.values()), self.spans), [time.monotonic()]
 
         def on_token(_: int, token: int) -> None:
+            if self.stop.is_set():
+                raise KeyboardInterrupt
             came.append(time.monotonic())
             if self.tell is not None and world.rank == 0:
                 self.tell(token)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,18 +136,50 @@ def _write_trace(path: Path, spans: list[Any]) -> None:
     print(f"wrote {path}", file=sys.stderr)
 
 
-def _on_ranks(team: Any, job: Callable[[Any], dict[str, Any]], ranks: int, timeout: float) -> list[dict[str, Any]]:
+@contextmanager
+def _stopping(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C tells the ranks: one that waits for nobody would go on otherwise."""
+
+    def interrupt(*_: Any) -> None:
+        stop.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _on_ranks(team: Any, job: Any, timeout: float) -> list[dict[str, Any]]:
     """A single rank runs in this thread, where Ctrl-C reaches it at once."""
     from ..comm import ThreadComm
 
-    return [job(ThreadComm(1)[0])] if team.size is None and ranks == 1 else list(team.run(ranks, job, timeout))
+    with _stopping(job.stop):
+        alone = team.size is None and job.grid.ranks == 1
+        return [job(ThreadComm(1)[0])] if alone else list(team.run(job.grid.ranks, job, timeout))
+
+
+def _interrupted(team: Any) -> int:
+    print("\nsparsespan run: interrupted", file=sys.stderr)
+    team.give_up(130)
+    if any(thread.name.startswith("rank ") for thread in threading.enumerate()):
+        # A rank is deep in a long operation; the interpreter cannot end beside it in good order.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
+    return 130
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from .. import verification
 
     out = sys.stderr if arguments.json else sys.stdout
-    team, job, head, mark, words = None, None, {}, "", ""
+    team, job, mark, words = None, None, "", ""
+    head: dict[str, Any] = {}
     try:
         if not arguments.timeout > 0:
             raise ValueError(f"--timeout is {arguments.timeout:g}, needs more than 0 seconds")
@@ -156,11 +192,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if team is None or job is None or words:
         return _refused(team, words)
     try:
-        document, spans = _document(head, _on_ranks(team, job, job.grid.ranks, arguments.timeout))
+        document, spans = _document(head, _on_ranks(team, job, arguments.timeout))
     except KeyboardInterrupt:
-        print("\nsparsespan run: interrupted", file=sys.stderr)
-        team.give_up(130)
-        return 130
+        return _interrupted(team)
     except (ValueError, RuntimeError, OSError, TypeError) as error:
         print(f"\nsparsespan run: {error}", file=sys.stderr)
         team.give_up(1)
