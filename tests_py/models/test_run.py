@@ -81,6 +81,14 @@ def test_every_grid_says_what_one_rank_says(run, one_rank, name, grid):
         assert all(rank["seconds"][part] > 0 for part in ("indexer", "select", "attention", "linear"))
 
 
+@pytest.mark.parametrize("name", ["v32", "glm"])
+def test_a_prompt_shorter_than_the_ranks(run, name):
+    """Ranks without a row take part all the same."""
+    said = [run(name, "--cp", cp, "--json", prompt=("--prompt", "a")) for cp in "14"]
+    assert [code for code, _, _ in said] == [0, 0], said
+    assert len({tuple(json.loads(out)["tokens"]) for _, out, _ in said}) == 1
+
+
 def test_dcp_ranks_hold_their_part(run):
     held = {n: json.loads(run("v32", "--dcp", n, "--pool", "512", "--index-k", "sharded", "--json")[1]) for n in "124"}
     one = held["1"]["ranks"][0]["kv_bytes"]

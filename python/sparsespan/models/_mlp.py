@@ -78,7 +78,7 @@ def route(
     scores = np.where(logits >= 0, np.float32(1), e) / (np.float32(1) + e)
     choice = scores + bias.astype(np.float32)
     if groups > 1:
-        best = np.sort(choice.reshape(rows, groups, -1), axis=-1)[..., -2:]
+        best = np.sort(choice.reshape(rows, groups, count // groups), axis=-1)[..., -2:]
         group_scores = best[..., 1] + best[..., 0]
         kept = np.argsort(-group_scores, axis=-1, kind="stable")[:, :keep_groups]
         stays = np.zeros((rows, groups), bool)
