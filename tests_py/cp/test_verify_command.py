@@ -188,3 +188,45 @@ def test_unknown_names_are_refused_by_the_parser(capsys, arguments):
         main(["verify", *arguments])
     assert refusal.value.code == 2
     assert arguments[1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--cp", "2000"), "needs 2000 ranks, threads give at most 1024"),
+        (("--cp", "2", "--lens", "99999999"), "needs at most 1048576"),
+        (("--dcp", "2", "--next-n", "99999999"), "next_n is 99999999, needs at most 1048576"),
+        (("--cp", "2", "--page-size", "9999999"), "page_size is 9999999, needs at most 65536"),
+        (("--cp", "2", "--heads", "99998"), "heads is 99998, needs at most 1024"),
+        (("--cp", "2", "--topk", "999999"), "topk is 999999, needs at most 131072"),
+        (("--cp", "2", "--timeout", "nan"), "--timeout is nan, needs seconds above 0"),
+        (("--cp", "2", "--timeout", "inf"), "--timeout is inf, needs seconds above 0"),
+        (("--cp", "2", "--inject", "raise", "--inject-at", "-1"), "at is -1, needs the number of an operation"),
+        (("--cp", "2", "--timeline", "/no/such/place.json"), "needs a file in a directory that exists"),
+        (("--cp", "2", "--timeline", "/"), "needs a file in a directory that exists"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_first(capsys, arguments, words):
+    assert main(["verify", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.out == ""
+
+
+@pytest.mark.parametrize("option", ["--cp", "--dcp", "--lens", "--tp", "--heads", "--page-size"])
+def test_numbers_out_of_range_are_refused_in_words(capsys, option):
+    with pytest.raises(SystemExit) as refused:
+        main(["verify", option, "99999999999999999999"])
+    assert refused.value.code == 2
+    assert f"argument {option}: 99999999999999999999 is out of range" in capsys.readouterr().err
+
+
+def test_a_timeline_that_cannot_be_written_is_told(capsys):
+    assert main([*SMALL, "--cp", "2", "--timeline", "/dev/full"]) == 1
+    captured = capsys.readouterr()
+    assert "--timeline /dev/full cannot be written: No space left on device" in captured.err
+    assert "every case kept its contract" in captured.out
+
+
+def test_a_fault_that_never_comes_fails(capsys):
+    assert main([*SMALL, "--cp", "2", "--inject", "raise", "--inject-at", "99"]) == 1
+    assert "the fault's never came" in capsys.readouterr().out

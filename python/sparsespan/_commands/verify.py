@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,22 @@ Exit code 0: every case kept its contract; 1: one did not, or ended in an error;
 """
 
 
+def _integer(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer") from None
+    if not -(2**31) <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is out of range, needs less than 2^31")
+    return value
+
+
 def _integers(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of integers such as 1,2,4") from None
+    return tuple(_integer(part) for part in text.split(","))
 
 
 def _names(key: str) -> Any:
@@ -55,8 +67,8 @@ def register(commands: Any) -> None:
     grid = parser.add_argument_group("grid (lists such as 2,4,8 make several)")
     grid.add_argument("--cp", type=_integers, help="ranks of prefill context parallelism")
     grid.add_argument("--dcp", type=_integers, help="ranks that share a KV cache in decode")
-    grid.add_argument("--tp", type=int, help="ranks that share the heads (default dcp)")
-    grid.add_argument("--ranks", type=int, help="ranks in all: the grid's; without a grid, the size of cp and dcp")
+    grid.add_argument("--tp", type=_integer, help="ranks that share the heads (default dcp)")
+    grid.add_argument("--ranks", type=_integer, help="ranks in all: the grid's; without a grid, the size of cp and dcp")
     grid.add_argument("--backend", choices=("threads", "mpi", "gloo"), default="threads")
     grid.add_argument("--table", action="store_true", help="cp and dcp 2, 4, 8 (the program's ranks on mpi and gloo) "
                       "x everything there is, interleaves 1,16,64")  # fmt: skip
@@ -78,9 +90,9 @@ def register(commands: Any) -> None:
     model = parser.add_argument_group("tensors")
     model.add_argument("--model", choices=("v3.2", "glm-5"), default="v3.2")
     model.add_argument("--layout", choices=("fp8_656", "bf16_576"), default="fp8_656", help="KV cache; index-K follows")
-    model.add_argument("--heads", type=int, default=16, help="attention heads (default 16)")
-    model.add_argument("--topk", type=int, help="default: a quarter of the longest context, at most the model's")
-    model.add_argument("--page-size", type=int, default=64)
+    model.add_argument("--heads", type=_integer, default=16, help="attention heads (default 16)")
+    model.add_argument("--topk", type=_integer, help="default: a quarter of the longest context, at most the model's")
+    model.add_argument("--page-size", type=_integer, default=64)
     model.add_argument("--seed", type=int, default=0)
     end = parser.add_argument_group("how it ends")
     end.add_argument("--timeout", type=float, default=60.0, help="seconds that an operation waits for its peers")
@@ -88,7 +100,7 @@ def register(commands: Any) -> None:
     end.add_argument("--json", action="store_true", help="print one JSON document; progress goes to stderr")
     end.add_argument("--inject", choices=("flip", "count", "corrupt", "raise", "skip", "delay", "plan", "die"),
                      help="do something wrong on the last rank: verify must then fail")  # fmt: skip
-    end.add_argument("--inject-at", type=int, default=0, metavar="N", help="operation that goes wrong, from 0")
+    end.add_argument("--inject-at", type=_integer, default=0, metavar="N", help="operation that goes wrong, from 0")
     parser.set_defaults(run=_run)
 
 
@@ -122,9 +134,34 @@ def _cases(arguments: argparse.Namespace, size: int | None) -> list[Any]:
     for case in cases:
         if size is not None and case.ranks != size:
             raise ValueError(f"the program has {size} ranks, {case.name!r} needs {case.ranks}: launch {case.ranks}")
+        if size is None and case.ranks > 1024:
+            raise ValueError(f"{case.name!r} needs {case.ranks} ranks, threads give at most 1024")
         if arguments.ranks is not None and case.ranks != arguments.ranks:
             raise ValueError(f"--ranks is {arguments.ranks}, {case.name!r} needs {case.ranks}")
     return cases
+
+
+def _check_end(arguments: argparse.Namespace, team: Any) -> None:
+    """What would fail only after the work."""
+    if not 0 < arguments.timeout < math.inf:
+        raise ValueError(f"--timeout is {arguments.timeout:g}, needs seconds above 0")
+    path = arguments.timeline
+    if path is None or team.size is not None:  # of processes only the leader writes: the others must not wait for it
+        return
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--timeline is {str(path)!r}, needs a file in a directory that exists")
+
+
+def _write_timeline(path: Path, spans: Any) -> bool:
+    from .. import verification
+
+    try:
+        path.write_text(verification.trace({"spans": spans}).to_json(), encoding="utf-8")
+    except OSError as error:
+        print(f"sparsespan verify: --timeline {path} cannot be written: {error.strerror or error}", file=sys.stderr)
+        return False
+    print(f"wrote {path}", file=sys.stderr)
+    return True
 
 
 def _refuse(team: Any, error: Exception) -> int:
@@ -141,9 +178,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     team = None
     try:
-        if arguments.timeout <= 0:
-            raise ValueError(f"--timeout is {arguments.timeout:g}, needs more than 0 seconds")
         team = verification.open_team(arguments.backend)
+        _check_end(arguments, team)
         cases = _cases(arguments, team.size)
         fault = None
         if arguments.inject is not None:
@@ -159,13 +195,12 @@ def _run(arguments: argparse.Namespace) -> int:
         return 130
     out.end(document)
     spans = document.pop("spans")
+    code = 0 if document["passed"] else 1
     if team.leader:
         if arguments.json:
             print(json.dumps(document, indent=2, allow_nan=False))
-        if arguments.timeline is not None:
-            arguments.timeline.write_text(verification.trace({"spans": spans}).to_json(), encoding="utf-8")
-            print(f"wrote {arguments.timeline}", file=sys.stderr)
-    code = 0 if document["passed"] else 1
+        if arguments.timeline is not None and not _write_timeline(arguments.timeline, spans):
+            code = 1
     if any(case["error"] for case in document["cases"]):
         team.give_up(code)
     else:

@@ -44,9 +44,18 @@ def prefill_slots(plan: CpPlan, block_table: Any, page_size: int) -> np.ndarray:
     int64 [T]
         ``block_table[s, p // page_size] * page_size + p % page_size`` for row i of request s at ``p = P + i``; -1 for
         pad rows.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        For a table of another shape or dtype, too few pages, or no page (-1) within a request's length.
     """
     table = np.asarray(block_table)
     lens = plan.prefix_lens + plan.real_lens
+    if page_size < 1:
+        raise ValueError(f"prefill_slots: page_size is {page_size}, needs at least 1")
+    if table.dtype not in (np.int32, np.int64):
+        raise TypeError(f"prefill_slots: block_table has dtype {table.dtype}, needs int32 or int64; convert it first")
     if table.ndim != 2 or len(table) != plan.num_requests:
         raise ValueError(
             f"prefill_slots: block_table has shape {list(table.shape)}, needs [{plan.num_requests}, pages]: one row "
@@ -57,6 +66,14 @@ def prefill_slots(plan: CpPlan, block_table: Any, page_size: int) -> np.ndarray:
         raise ValueError(
             f"prefill_slots: block_table has {table.shape[1]} pages of {page_size} for request {short[0]}, needs room "
             f"for its {lens[short[0]]} tokens"
+        )
+    used = np.where(plan.real_lens > 0, lens, 0)[:, None] > np.arange(table.shape[1]) * page_size
+    wrong = np.argwhere(used & (table < 0))
+    if len(wrong):
+        row, column = wrong[0]
+        raise IndexError(
+            f"prefill_slots: block_table is {table[row, column]} in row {row}, column {column}, within the request's "
+            f"{lens[row]} tokens; needs a page"
         )
     request = np.repeat(np.arange(plan.num_requests), np.diff(plan.cu_seqlens))
     offset = np.arange(plan.num_rows) - plan.cu_seqlens[request]
@@ -230,6 +247,8 @@ def prefill_attention(
         raise ValueError(f"{op}: comm has {comm.size} ranks, needs the plan's {plan.world_size}")
     if indices is not None:
         _check_shared(plan, rank, indices)
+    elif topk < 1:
+        raise ValueError(f"{op}: topk is {topk}, needs at least 1")
     request = plan.row_to_request(rank)
     positions = np.where(request >= 0, plan.positions(rank), 0)
     if rope is not None:

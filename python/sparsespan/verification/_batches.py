@@ -11,6 +11,7 @@ from .. import cp
 __all__ = ["BATCHES", "Batch", "batch"]
 
 BATCHES = ("single", "ragged", "prefix", "mixed")
+_TOKENS = 2**20  # of a batch; more would fill the memory instead of ending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,8 @@ def batch(
     """
     if next_n < 1:
         raise ValueError(f"verification.batch: next_n is {next_n}, needs at least 1")
+    if next_n > _TOKENS:
+        raise ValueError(f"verification.batch: next_n is {next_n}, needs at most {_TOKENS}")
     if lens:
         return _described(name, tuple(lens), tuple(prefix), next_n, part)
     decode = _decode_batches(next_n)
@@ -96,6 +99,12 @@ def _described(name: str, lens: tuple[int, ...], prefix: tuple[int, ...], next_n
         for place, number in enumerate(numbers):
             if number < 0:
                 raise ValueError(f"verification.batch: {argument} has {number} at [{place}], needs 0 or more")
+    tokens = sum(lens) + sum(prefix) * (len(lens) if len(prefix) == 1 else 1)
+    if max(tokens, next_n * len(lens)) > _TOKENS:
+        raise ValueError(
+            f"verification.batch: lens and prefix have {tokens} tokens, next_n is {next_n}, needs at most {_TOKENS} "
+            "in all"
+        )
     if part == "decode":
         for place, number in enumerate(lens):
             if number < next_n:

@@ -38,6 +38,8 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in FAULTS:
             raise ValueError(f"verification: fault is {self.kind!r}, needs one of {', '.join(map(repr, FAULTS))}")
+        if self.at < 0:
+            raise ValueError(f"verification: at is {self.at}, needs the number of an operation, from 0")
 
     def wrap(self, comm: Communicator) -> Communicator:
         """The communicator that the faulty rank works with."""
@@ -82,8 +84,10 @@ def rank_main(case: Case, comm: Communicator, fault: Fault | None = None) -> dic
     seconds = time.perf_counter() - begin
     if last and fault is not None and fault.kind == "count":
         next(moved for stage in traffic.stages.values() for moved in stage.values())["bytes"] += 1
+    made = sum(span["start"] >= start for span in comm.timeline())
     return {
         "rank": world.rank,
+        "missed": made if last and fault is not None and fault.kind in _COMM and made <= fault.at else None,
         "group": number,
         "checks": [check.to_dict() for check in checks],
         "traffic": traffic.stages,
@@ -107,14 +111,25 @@ def _merge_checks(findings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(merged.values())
 
 
+def _failed(what: str, note: str) -> dict[str, Any]:
+    return {
+        "what": what, "promise": "bits", "bitwise": False, "max_error": float("inf"), "passed": False, "note": note,
+        "ranks": 1,
+    }  # fmt: skip
+
+
 def merged(case: Case, findings: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The case's result from all ranks' findings."""
     checks = _merge_checks(findings)
     digests = {finding["digest"] for finding in findings}
     if len(digests) > 1:
         note = "the processes do not compute the same one-rank answer: is it one ISA and one version everywhere?"
-        checks.append({"what": "one-rank answer", "promise": "bits", "bitwise": False, "max_error": float("inf"),
-                       "passed": False, "note": note, "ranks": len(findings)})  # fmt: skip
+        checks.append({**_failed("one-rank answer", note), "ranks": len(findings)})
+    checks += [
+        _failed("fault", f"rank {finding['rank']} made {finding['missed']} operations: the fault's never came")
+        for finding in findings
+        if finding["missed"] is not None
+    ]
     expected = _part(case).expected(case)
     moved = []
     for number in sorted({finding["group"] for finding in findings}):

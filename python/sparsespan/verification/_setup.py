@@ -18,6 +18,8 @@ from ._batches import Batch
 __all__ = ["INDEX_LAYOUTS", "Caches", "Model", "Rows", "Setup", "kept", "turn"]
 
 INDEX_LAYOUTS = {"fp8_656": "index_132", "bf16_576": "index_bf16"}
+# Beyond these a verification would fill the memory instead of ending.
+_LIMITS = (("heads", 1, 1024), ("page_size", 1, 2**16), ("seed", 0, None), ("topk", 1, 2**17))
 _CACHE = {"fp8_656": "fp8", "bf16_576": "bf16"}  # as cp.volume names them
 
 
@@ -46,10 +48,12 @@ class Model:
                 f"verification: layout is {self.layout!r}, needs one of {', '.join(map(repr, INDEX_LAYOUTS))}: the "
                 "layouts whose bytes cp.volume counts"
             )
-        for argument, least in (("heads", 1), ("page_size", 1), ("seed", 0), ("topk", 1)):
+        for argument, least, most in _LIMITS:
             value = getattr(self, argument)
             if value is not None and value < least:
                 raise ValueError(f"verification: {argument} is {value}, needs at least {least}")
+            if value is not None and most is not None and value > most:
+                raise ValueError(f"verification: {argument} is {value}, needs at most {most}")
 
     @property
     def index_layout(self) -> str:
