@@ -130,7 +130,7 @@ class Decode {
   std::string plan() const {
     return detail::join(layout_.text(), " dcp_decode(combine=", name_of(p_.combine.combine),
                         ", payload=", name_of(p_.combine.payload), ", lanes=", lanes(), ", heads=", heads(),
-                        ", replicate_q=", p_.replicate_q, ")");
+                        ", replicate_q=", p_.replicate_q, ", sm_scale=", p_.sm_scale, ")");
   }
 
   void check_group() const {

@@ -144,6 +144,19 @@ def test_ranks_that_follow_different_plans_are_told(mine, yours):
         comm.run_ranks(2, rank, timeout=20)
 
 
+def test_ranks_with_different_scales_are_told():
+    batch, layout = Batch([40], heads=2), cp.dcp_layout(1, 2, 4)
+
+    def rank(c):
+        cp.dcp_decode(
+            c, batch.q_of(c.rank, 2), batch.cache(layout, c.rank), batch.indices, layout, batch.table(layout)[0],
+            [0.1352, 0.0625][c.rank], kv_layout="f32_576",
+        )  # fmt: skip
+
+    with pytest.raises(comm.RankMismatch, match=r"plan"):
+        comm.run_ranks(2, rank, timeout=20)
+
+
 def test_ranks_that_choose_by_different_designs_are_told():
     batch = IndexBatch([40])
     with pytest.raises(comm.RankMismatch):

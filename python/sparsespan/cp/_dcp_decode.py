@@ -119,7 +119,7 @@ def dcp_decode(
         For a communicator of another size than the layout, heads that N does not divide, lanes with another N, shapes
         and dtypes. All of this is found before anything moves.
     RankMismatch
-        When ranks follow different layouts, ways to combine, payloads, lanes or shapes.
+        When ranks follow different layouts, ways to combine, payloads, lanes, scales or shapes.
 
     Notes
     -----
