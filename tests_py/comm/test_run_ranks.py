@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sparsespan.comm import run_ranks
+from sparsespan.comm import CommError, run_ranks
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -28,6 +28,14 @@ pytestmark = pytest.mark.timeout(60)
 def test_refusals(error, text, arguments):
     with pytest.raises(error, match=text):
         run_ranks(**{"n": 2, "fn": lambda comm: None, **arguments})
+
+
+def test_a_cause_is_raised_before_what_other_ranks_heard_of_it():
+    def rank(comm):
+        raise CommError("rank 1 refused") if comm.rank == 0 else IndexError("the cause")
+
+    with pytest.raises(IndexError, match="the cause"):
+        run_ranks(2, rank)
 
 
 # Rank 1 is busy for a while in native code; the interrupt must wait until it has ended, else the interpreter ends

@@ -247,3 +247,9 @@ def test_ranks_of_different_modes_are_told():
             cp.o_proj(comm, X, W[:4], "a2a_rs" if comm.rank else "gather_weight", timeout=1)
 
     run_ranks(2, rank, timeout=5)
+
+
+@pytest.mark.parametrize("x", [np.ones((2, 4), np.int64), np.ones(4, np.float32), [[1.0]]])
+def test_what_is_no_array_of_numbers_to_project_is_refused(x):
+    with pytest.raises(TypeError, match="o_proj: x_local"):
+        cp.o_proj(ThreadComm(1)[0], x, np.full((4, 2), 0.5, np.float32))

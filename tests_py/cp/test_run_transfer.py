@@ -287,3 +287,8 @@ def test_refusals_of_the_call(small):
     refused("source is a tuple, needs a cp.TransferCaches", TypeError, source=())
     with pytest.raises(TypeError, match="run_transfer: comm is a int, needs a Communicator"):
         cp.run_transfer(3, plan)
+
+
+def test_page_ids_are_integers():
+    with pytest.raises(TypeError, match="pages has dtype float64, needs integers"):
+        cp.TransferCaches([], pages=[[0.7]])._core_form()

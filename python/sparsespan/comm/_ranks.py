@@ -86,7 +86,8 @@ class _Run:
         """A rank's own error before those that only tell of another rank's; of these the lowest rank's."""
         failed = [e for e in self.errors if e is not None]
         own = [e for e in failed if not isinstance(e, CommAborted)]
-        return next(iter(own or failed), None)
+        cause = [e for e in own if not isinstance(e, CommError)]
+        return next(iter(cause or own or failed), None)
 
 
 def _count(argument: str, value: Any) -> int:

@@ -80,6 +80,10 @@ def _padded(x: Any, rows: int) -> Any:
 def _check(comm: Communicator, x_local: Any, mode: str, plan: CpPlan | None, replicated: bool, gathered: Any) -> None:
     if mode not in _MODES:
         raise ValueError(f"o_proj: mode is {mode!r}, needs one of {', '.join(map(repr, _MODES))}")
+    if getattr(x_local, "ndim", 0) < 2:
+        raise TypeError(f"o_proj: x_local is a {type(x_local).__name__}, needs an array [t, C] or [t, H, v]")
+    if isinstance(x_local, np.ndarray) and x_local.dtype.kind in "iub":
+        raise TypeError(f"o_proj: x_local has dtype {x_local.dtype}, needs floating point: weights would be cut to it")
     if gathered is not None and mode != "gather_weight":
         raise ValueError(f"o_proj: gathered is given, mode {mode!r} needs None")
     if plan is None:

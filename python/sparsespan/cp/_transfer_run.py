@@ -46,8 +46,14 @@ class TransferCaches:
                 return tuple(arrays)
             return tuple(arrays.get(layer) for layer in range(max(arrays, default=-1) + 1))
 
+        def page_ids(values: Any) -> np.ndarray:
+            found = np.asarray(values)
+            if found.size and found.dtype.kind not in "iu":
+                raise TypeError(f"run_transfer: pages has dtype {found.dtype}, needs integers")
+            return found.astype(np.int64)
+
         def ints(lists: Sequence[Any] | None) -> tuple[Any, ...]:
-            return tuple(None if v is None else np.asarray(v, np.int64) for v in lists or ())
+            return tuple(None if v is None else page_ids(v) for v in lists or ())
 
         return by_layer(self.kv), by_layer(self.index), ints(self.pages), ints(self.index_pages)
 
