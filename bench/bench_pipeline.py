@@ -142,7 +142,7 @@ def receiver_rows(quick: bool):
         subprocess.run([compiler, "-O2", "-fopenmp", str(source), "-o", str(program)], check=True)
 
         def turn(workers: int, receivers: int) -> list[float]:
-            words = [str(program), str(workers), str(receivers), "30" if quick else "100"]
+            words = [str(program), str(workers), str(receivers), "10" if quick else "30"]
             return [float(w) for w in subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()]
 
         turns = [{(w, r): turn(w, r) for w in (everyone, reserved) for r in (1, 0)} for _ in range(3 if quick else 7)]
