@@ -55,6 +55,7 @@ int main(int argc, char** argv) {
   for (auto& thread : team) thread.join();
   std::sort(took.begin(), took.end());
   const auto at = [&](double q) { return took[static_cast<std::size_t>(q * static_cast<double>(took.size() - 1))]; };
-  std::printf("%.1f %.1f %.1f %.3f %g\n", all / rounds * 1e6, at(0.5), at(0.99), static_cast<double>(polls) / all * 1e-6, sum);
+  std::printf("%.1f %.1f %.1f %.3f %g\n", all / rounds * 1e6, at(0.5), at(0.99),
+              static_cast<double>(polls) / all * 1e-6, sum);
   return 0;
 }

@@ -1,4 +1,4 @@
-"""What the levels above avx512 promise: emulated tiles run every path of amx, and no level's code leaks into another."""
+"""What the levels above avx512 promise: emulated tiles run every path of amx, no code of a level leaks into another."""
 
 import os
 import re

@@ -57,9 +57,7 @@ def test_sizes_that_do_not_fit():
     """Positions end where the text form ends, and a schedule that no memory holds is not begun."""
     most = 1 << 40
     assert str(chunked_prefill(1, [most - 5, 5]).ranks[0][1]) == f"0P1@0:{most - 5}+5"
-    with pytest.raises(
-        ValueError, match=f"hold 6 tokens at 1 after {most - 5}, need a prompt of at most {most}"
-    ):
+    with pytest.raises(ValueError, match=f"hold 6 tokens at 1 after {most - 5}, need a prompt of at most {most}"):
         chunked_prefill(1, [most - 5, 6])
     with pytest.raises(ValueError, match=r"chunked_prefill: chunks hold 4611686018427387904 tokens at 0 after 0"):
         chunked_prefill(2, [1 << 62] * 3)

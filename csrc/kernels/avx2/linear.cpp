@@ -10,10 +10,10 @@ namespace sparsespan {
 
 extern const LinearKernels avx2_linear_kernels;
 const LinearKernels avx2_linear_kernels = {.lanes = Vec::kLanes,
-                                             .tile_rows = kTileRows,
-                                             .tile_columns = kTileColumns,
-                                             .tile = tile,
-                                             .tile_in_place = tile_in_place,
-                                             .reduce = reduce};
+                                           .tile_rows = kTileRows,
+                                           .tile_columns = kTileColumns,
+                                           .tile = tile,
+                                           .tile_in_place = tile_in_place,
+                                           .reduce = reduce};
 
 }  // namespace sparsespan

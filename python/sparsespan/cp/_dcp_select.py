@@ -139,8 +139,8 @@ def dcp_select(
     IndexError
         For a page that a row's context needs and the cache has not; on every rank alike.
     ValueError, TypeError
-        For shapes, dtypes, lengths, a communicator of another size than the layout, or a NaN score: on every rank alike,
-        but for "union", where nobody hears of another rank's NaN.
+        For shapes, dtypes, lengths, a communicator of another size than the layout, or a NaN score: on every rank
+        alike, but for "union", where nobody hears of another rank's NaN.
     RankMismatch
         When ranks follow different layouts or designs.
 
