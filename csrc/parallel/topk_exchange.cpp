@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "core/parallel.h"
@@ -149,6 +150,15 @@ Scratch<std::int64_t> local_lengths(const Communicator& comm, const DcpLayout& l
   return lengths;
 }
 
+// The lengths as ranks compare them: with different ones each would merge another selection.
+std::string contexts(const GlobalTopkParams& p) {
+  std::string text;
+  if (!p.context_lens) return text;
+  const IntView<1> lens(p.context_lens);
+  for (std::int64_t t = 0; t < p.scores.shape[0]; ++t) text += " " + std::to_string(lens(t));
+  return text;
+}
+
 }  // namespace
 
 TopkRoute parse_topk_route(std::string_view op, std::string_view text) {
@@ -221,7 +231,7 @@ void global_topk(Communicator& comm, const DcpLayout& layout, const GlobalTopkPa
   const auto out = p.out.as<std::int32_t, 2>();
   picks.fill(layout, comm.rank(), out, keys.data(), local.ranked.nan_columns, p.threads);
   CommOptions options = p.comm;
-  options.plan = plan_hash(detail::join(layout.text(), " global_topk(k=", p.k, ", nan=", raise, ")"));
+  options.plan = plan_hash(detail::join(layout.text(), " global_topk(k=", p.k, ", nan=", raise, ")", contexts(p)));
   picks.exchange(comm, out, options, p.threads);
 }
 

@@ -15,7 +15,7 @@ import numpy as np
 from . import _core
 from ._refusals import parameter, translate
 
-__all__ = ["call"]
+__all__ = ["call", "query_parts"]
 
 
 class _Export:
@@ -117,3 +117,12 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return value
 
     return give_back(result)
+
+
+def query_parts(op: str, q: Any) -> tuple[Any, Any]:
+    """(q_nope, q_pe) as attention takes queries, or (q, None) for one array."""
+    if not isinstance(q, tuple):
+        return q, None
+    if len(q) != 2:
+        raise ValueError(f"{op}: q is a tuple of {len(q)}, needs (q_nope, q_pe) or one array")
+    return q

@@ -234,3 +234,14 @@ def test_writers_refuse_on_every_rank_alike():
             cp.dcp_write_kv(
                 *rows, np.zeros((1, 4, 576), ml_dtypes.bfloat16), np.array([8]), np.array([[0]]), layout, rank
             )
+
+
+@pytest.mark.timeout(20)
+def test_global_topk_tells_ranks_with_different_contexts():
+    layout = cp.dcp_layout(1, 2, 4)
+
+    def rank(c):
+        cp.global_topk(c, np.zeros((1, 8), np.float32), 2, layout, np.array([9 + c.rank]))
+
+    with pytest.raises(comm.RankMismatch, match="plan"):
+        comm.run_ranks(2, rank, timeout=5)

@@ -194,6 +194,7 @@ PLAN = cp.split_plan("contiguous_flat", [0, 6], [0], 2)
         ),
         (lambda: cp.o_proj(COMM, X, W, gathered=object()), ValueError, "gathered is given, mode 'full' needs None"),
         (lambda: cp.o_proj(7, X, W), TypeError, "o_proj: comm is a int, needs a Communicator"),
+        (lambda: cp.o_proj(COMM, X, None), TypeError, "o_proj: linear is None, mode 'full' needs a LinearShard"),
         (lambda: cp.gather_weight(COMM, W), TypeError, "shard is a ndarray, needs a cp.LinearShard"),
         (lambda: cp.LinearShard({}), ValueError, "cut is empty, needs at least the weight"),
         (lambda: cp.LinearShard({"weight": W}, same={"weight": W}), ValueError, "weight stands in two mappings"),

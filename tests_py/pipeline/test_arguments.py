@@ -1,6 +1,7 @@
 import pytest
 
 from sparsespan.pipeline import (
+    Schedule,
     chunked_prefill,
     decode_loop,
     dualpipe_v,
@@ -8,6 +9,7 @@ from sparsespan.pipeline import (
     interleaved,
     mixed_prefill_decode,
     one_f_one_b,
+    sm_waves,
     validate,
     zero_bubble,
 )
@@ -37,6 +39,12 @@ def test_arguments():
         interleaved(2, 4, stages_per_rank=0)
     with pytest.raises(ValueError, match="chunks hold 0 tokens at 1"):
         chunked_prefill(2, [4, 0])
+    with pytest.raises(TypeError, match="chunks has 5.5, needs integers"):
+        chunked_prefill(2, [4, 5.5])
+    with pytest.raises(TypeError, match="from_csv: text is NoneType, needs str"):
+        Schedule.from_csv(None)
+    with pytest.raises(ValueError, match="tiles is 10000000000000, needs at most"):
+        sm_waves(10**13, sms=4)
     with pytest.raises(ValueError, match="prefixes has 2 values"):
         chunked_prefill(2, [4, 4], prefixes=[0, 0])
     with pytest.raises(ValueError, match="prefixes is -1 at 0"):

@@ -5,17 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .. import _core
-from .._interop import call
+from .._interop import call, query_parts
 
 __all__ = ["dense_mla", "sparse_mla"]
-
-
-def _split(op: str, q: Any) -> tuple[Any, Any]:
-    if not isinstance(q, tuple):
-        return q, None
-    if len(q) != 2:
-        raise ValueError(f"{op}: q is a tuple of {len(q)}, needs (q_nope, q_pe) or one array")
-    return q
 
 
 def sparse_mla(
@@ -128,7 +120,7 @@ def sparse_mla(
         raise ValueError(f'sparse_mla: page_size is None, needs the tokens per page of the "{layout}" cache')
     if layout is None and page_size is not None:
         raise ValueError("sparse_mla: page_size is given without layout, needs the cache's layout beside it")
-    q_nope, q_pe = _split("sparse_mla", q)
+    q_nope, q_pe = query_parts("sparse_mla", q)
     result: tuple[Any, Any, Any] = call(
         _core.attention.sparse_mla, q_nope, q_pe, kv, indices, sm_scale, d_v, topk_length, attn_sink, layout or "",
         page_size or 0, lane_of, out_dtype or "", out, validate, threads,
@@ -187,7 +179,7 @@ def dense_mla(
     see nothing. Bit for bit :func:`sparse_mla` over the same keys in the same order. Source: FlashMLA
     ``flash_mla_with_kvcache`` (dense, causal); reference: :func:`sparsespan.reference.attention.dense_mla`.
     """
-    q_nope, q_pe = _split("dense_mla", q)
+    q_nope, q_pe = query_parts("dense_mla", q)
     result: tuple[Any, Any] = call(
         _core.attention.dense_mla, q_nope, q_pe, kv_cache, row_to_request, context_lens, block_table, page_size,
         sm_scale, layout, out_dtype or "", out, validate, threads,

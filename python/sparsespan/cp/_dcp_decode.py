@@ -5,19 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .. import _core
-from .._interop import call
+from .._interop import call, query_parts
 from ._dcp import DcpLayout
 from ._together import core_of, together
 
 __all__ = ["dcp_decode", "dcp_partial"]
-
-
-def _parts(op: str, q: Any) -> tuple[Any, Any]:
-    if not isinstance(q, tuple):
-        return q, None
-    if len(q) != 2:
-        raise ValueError(f"{op}: q is a tuple of {len(q)}, needs (q_nope, q_pe) or one array")
-    return q
 
 
 def dcp_decode(
@@ -143,7 +135,7 @@ def dcp_decode(
     >>> comm.run_ranks(2, rank)[0].tolist()
     [[[0.5, 0.0, 0.0, 0.5]]]
     """
-    q_nope, q_pe = _parts("dcp_decode", q)
+    q_nope, q_pe = query_parts("dcp_decode", q)
     core = core_of("dcp_decode", layout)
     pad = 1 if head_pad is None else head_pad
     result: tuple[Any, Any] = together(
@@ -213,7 +205,7 @@ def dcp_partial(
     >>> out.tolist(), lse.tolist()  # the second row names no key of rank 1
     ([[[1.0, 1.0]], [[0.0, 0.0]]], [[0.0], [-inf]])
     """
-    q_nope, q_pe = _parts("dcp_partial", q)
+    q_nope, q_pe = query_parts("dcp_partial", q)
     result: tuple[Any, Any] = call(
         _core.cp.dcp_partial, core_of("dcp_partial", layout), rank, q_nope, q_pe, kv_cache, indices, block_table,
         sm_scale, row_to_request, context_lens, topk_length, kv_layout, d_v, lanes, out_dtype, out, validate, threads,

@@ -222,6 +222,8 @@ def o_proj(
     """
     comm = need_comm("o_proj", comm)
     _check(comm, x_local, mode, plan, replicated, gathered)
+    if linear is None and mode != "broadcast":
+        raise TypeError(f"o_proj: linear is None, mode {mode!r} needs a LinearShard, an array or a callable")
     if not callable(linear) and not isinstance(linear, LinearShard):
         linear = LinearShard({"weight": linear})
     if callable(linear) and mode in ("gather_weight", "broadcast"):

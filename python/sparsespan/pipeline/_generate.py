@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from .. import _core
 from ._schedule import Schedule
 
@@ -202,6 +204,9 @@ def chunked_prefill(
     if given and not any(hasattr(n, "__iter__") for n in given):
         given = [given]
     requests = [list(one) for one in given]
+    for n in (n for one in requests for n in one):
+        if not isinstance(n, (int, np.integer)):
+            raise TypeError(f"chunked_prefill: chunks has {n!r}, needs integers: tokens of each chunk")
     return Schedule._wrap(_core.pipeline.chunked_prefill(ranks, requests, list(prefixes or [])))
 
 

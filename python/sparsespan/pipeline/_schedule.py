@@ -89,6 +89,8 @@ class Schedule:
         cls, text: str, *, stages: int | None = None, microbatches: int | None = None, mode: str | None = None
     ) -> Schedule:
         """Read one row for each rank, as ``torch.distributed.pipelining`` writes them; empty fields are idle cells."""
+        if not isinstance(text, str):
+            raise TypeError(f"Schedule.from_csv: text is {type(text).__name__}, needs str: the rows themselves")
         core = _core.pipeline.Schedule.from_csv(
             text, -1 if stages is None else stages, -1 if microbatches is None else microbatches, mode or ""
         )

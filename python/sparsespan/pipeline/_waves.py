@@ -13,6 +13,8 @@ from .._runtime import num_threads
 
 __all__ = ["SmWaves", "logit_tiles", "sm_waves", "threads_for_compute"]
 
+_MOST_TILES = 1 << 26
+
 
 @dataclass(frozen=True)
 class SmWaves:
@@ -78,6 +80,8 @@ def sm_waves(
     """
     if isinstance(tiles, (int, np.integer)) and tiles < 0:
         raise ValueError(f"sm_waves: tiles is {tiles}, needs 0 or more")
+    if isinstance(tiles, (int, np.integer)) and tiles > _MOST_TILES:
+        raise ValueError(f"sm_waves: tiles is {tiles}, needs at most {_MOST_TILES}: each is simulated")
     costs = [1.0] * tiles if isinstance(tiles, (int, np.integer)) else [float(t) for t in tiles]
     result = _core.pipeline.sm_waves(costs, sms, reserved, -1 if grid is None else grid, reserved_until)
     alone = result["alone"]
