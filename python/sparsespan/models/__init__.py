@@ -19,6 +19,7 @@ from ._ranks import Ranks
 from ._safetensors import CheckpointError, TensorFile, write_tensors
 from ._sampling import sample
 from ._stopwatch import Stopwatch
+from ._taps import Tap
 from ._tiny import tiny_config, write_tiny
 from ._tokenizer import ByteTokenizer, open_tokenizer
 from ._weights import LayerWeights, layer_tensors, seeded_tensors
@@ -43,6 +44,7 @@ __all__ = [
     "PoolFull",
     "Ranks",
     "Stopwatch",
+    "Tap",
     "TensorFile",
     "dsa_layer",
     "expected_tensors",

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import cp
 from ._caches import PagedCaches
+from ._taps import seen
 
 __all__ = ["Dcp"]
 
@@ -68,11 +69,12 @@ class Dcp:
         sm_scale: float, threads: int,
     ) -> Any:  # fmt: skip
         """Attention of this rank's heads over the keys of all ranks."""
-        out, _ = cp.dcp_decode(
+        out, lse = cp.dcp_decode(
             comm, q, caches.kv[layer], indices, self.layout, caches.block_table, sm_scale, row_to_request=request,
             context_lens=_context(positions, request), kv_layout=caches.kv_layout, combine=self.combine,
             payload=self.payload, threads=threads,
         )  # fmt: skip
+        seen(lse=lse)
         return out
 
 

@@ -9,6 +9,7 @@ from ..cp import CpPlan
 from ._caches import PagedCaches
 from ._layer import DsaLayer
 from ._mlp import Mlp, MoE
+from ._taps import seen
 
 __all__ = ["DecoderLayer"]
 
@@ -28,7 +29,10 @@ class DecoderLayer:
 
     def _feed_forward(self, hidden: Any, threads: int) -> Any:
         x = transform.rms_norm(hidden, self.norm, self.attention.dims.eps, self._norm_cast, threads=threads)
-        return hidden + self.mlp(x, threads)
+        out = self.mlp(x, threads)
+        result = hidden + out
+        seen(mlp_norm=x, mlp_out=out, layer_out=result)
+        return result
 
     def prefill(
         self, hidden: Any, plan: CpPlan, caches: PagedCaches, comm: Any = None, *, threads: int = 0, **options: Any

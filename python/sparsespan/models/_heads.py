@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._linear import Linear
+from ._taps import seen
 from ._weights import LayerWeights
 
 __all__ = ["join_columns", "project_out", "spread_product"]
@@ -35,4 +36,6 @@ def spread_product(rows: Any, weight: Linear, how: str, tp: Any, threads: int) -
 def project_out(hidden: Any, heads: Any, weights: LayerWeights, tp: Any, threads: int) -> Any:
     """``hidden + o_proj(heads)``; heads [t, h, v] are this rank's."""
     rows = np.ascontiguousarray(heads).reshape(len(hidden), heads.shape[1] * heads.shape[2])
-    return hidden + spread_product(rows, weights.o, weights.o_proj, tp, threads)
+    out = spread_product(rows, weights.o, weights.o_proj, tp, threads)
+    seen(heads=heads, o_proj=out)
+    return hidden + out

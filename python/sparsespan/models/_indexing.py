@@ -10,6 +10,7 @@ import numpy as np
 from .. import quant, transform
 from ._caches import PagedCaches
 from ._dims import LayerDims, rope_table
+from ._taps import seen
 from ._weights import LayerWeights
 
 __all__ = ["index_keys", "index_queries"]
@@ -37,6 +38,7 @@ def index_queries(
     q = _turn(q, positions, dims, hadamard, threads)
     weights = w.index_weights(x, out_dtype="float32", threads=threads)
     weights *= np.float32(dims.index_heads**-0.5 * dims.index_dim**-0.5)
+    seen(index_q=q, index_weights=weights)
     if caches.index_layout == "index_132":
         q, scale = quant.act_quant(q, dims.index_dim, "ue8m0", threads=threads)
         weights *= scale[..., 0]

@@ -14,6 +14,7 @@ from ._dims import LayerDims, rope_table
 from ._heads import project_out
 from ._indexing import index_keys, index_queries
 from ._stopwatch import timed
+from ._taps import at, seen
 from ._weights import LayerWeights
 
 __all__ = ["DsaLayer"]
@@ -97,6 +98,7 @@ class DsaLayer:
         rank = 0 if comm is None else comm.rank
         self._require_rows(hidden, plan, comm, rank)
         positions, request = plan.positions(rank), plan.row_to_request(rank)
+        at(self.index, positions, request, layer_in=hidden)
         if dcp is not None:
             return self._over_shared_cache(hidden, positions, request, caches, tp, dcp, indices, threads)
         self._require_heads(tp)
@@ -160,6 +162,7 @@ class DsaLayer:
         request = np.repeat(np.arange(len(lens)), next_n)
         if len(hidden) != len(request):
             raise ValueError(f"decode: hidden has {len(hidden)} rows, needs {len(request)}: B * next_n")
+        at(self.index, positions, request, layer_in=hidden)
         if dcp is not None:
             return self._over_shared_cache(hidden, positions, request, caches, comm, dcp, indices, threads)
         self._require_heads(comm)
@@ -199,6 +202,7 @@ class DsaLayer:
             "attention", dcp.attend,
             tp, caches, self.index, q, indices, positions, request, self.dims.sm_scale, threads,
         )  # fmt: skip
+        seen(indices=indices, attention=latent)
         heads = self.weights.w_uv(latent, threads=threads)
         return project_out(hidden, heads, self.weights, tp, threads), indices
 
@@ -217,6 +221,7 @@ class DsaLayer:
         transform.apply_rope(k_pe, positions, table, True, out=k_pe, threads=threads)
         index = None if self.shared else timed("indexer", index_keys, x, positions, d, w, self._turned(caches), threads)
         qr = self._norm(w.q_a(x, threads=threads), w.q_a_norm, d.latent_eps, threads)
+        seen(input_norm=x, q_latent=qr, kv_latent=latent, k_pe=k_pe, index_k=index)
         return x, qr, (latent, k_pe, index)
 
     def _queries(self, qr: Any, positions: Any, threads: int) -> tuple[Any, Any]:
@@ -225,7 +230,9 @@ class DsaLayer:
         q = w.q_b(qr, threads=threads).reshape(len(qr), w.heads, d.nope + d.rope)
         q_pe, table = q[..., d.nope :], rope_table(d, int(positions.max(initial=0)) + 1)
         transform.apply_rope(q_pe, positions, table, True, out=q_pe, threads=threads)
-        return w.w_uk(q[..., : d.nope], threads=threads), q_pe
+        absorbed = w.w_uk(q[..., : d.nope], threads=threads)
+        seen(q_nope=q[..., : d.nope], q_pe=q_pe, q_absorbed=absorbed)
+        return absorbed, q_pe
 
     def _index_queries(self, x: Any, qr: Any, positions: Any, caches: PagedCaches, threads: int) -> tuple[Any, Any]:
         return timed(
@@ -247,11 +254,12 @@ class DsaLayer:
         self, hidden: Any, q: Any, indices: Any, request: Any, caches: PagedCaches, tp: Any, threads: int
     ) -> Any:
         slots = indexer.to_slots(indices, request, caches.block_table, caches.page_size, threads=threads)
-        latent, _, _ = timed(
+        latent, lse, _ = timed(
             "attention", attention.sparse_mla,
             q, caches.kv[self.index], slots, self.dims.sm_scale, layout=caches.kv_layout, page_size=caches.page_size,
             threads=threads,
         )  # fmt: skip
+        seen(indices=indices, attention=latent, lse=lse)
         return project_out(hidden, self.weights.w_uv(latent, threads=threads), self.weights, tp, threads)
 
     def _given(self, indices: Any, rows: int) -> Any:

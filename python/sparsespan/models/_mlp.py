@@ -10,6 +10,7 @@ import numpy as np
 from ._config import ModelConfig
 from ._heads import spread_product
 from ._linear import Linear
+from ._taps import seen
 from ._weights import load_linear
 
 __all__ = ["Mlp", "MoE", "route"]
@@ -116,6 +117,7 @@ class MoE:
             logits, self.bias, groups=c.n_group, keep_groups=c.topk_group, experts=c.num_experts_per_tok,
             normalise=c.norm_topk_prob, scale=c.routed_scaling_factor,
         )  # fmt: skip
+        seen(router=chosen, router_weights=weights)
         total = np.zeros(x.shape, np.float32)
         said = None if self._tp is None else np.zeros((len(x), c.num_experts_per_tok, x.shape[1]), np.float32)
         for e in np.unique(chosen):
