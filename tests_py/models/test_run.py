@@ -113,7 +113,7 @@ def test_a_trace_has_the_parts_and_the_collectives(run, tmp_path):
     assert run("v32", "--tp", "2", "--trace", str(file))[0] == 0
     trace = Trace.from_json(file.read_text())
     assert {s.name for s in trace.spans if s.lane == "compute"} == {"indexer", "select", "attention", "linear"}
-    assert {s.name for s in trace.spans if s.lane == "comm"} == {"all_gather tp", "all_reduce tp"}
+    assert {s.name for s in trace.spans if s.lane == "comm"} == {"all_gather tp", "all_to_all tp"}
     assert trace.ranks == 2
 
 

@@ -12,8 +12,9 @@ from ._grid import Grid
 from ._layer import DsaLayer
 from ._linear import Linear, linear
 from ._make import dsa_layer
-from ._mlp import Mlp, MoE, route
+from ._mlp import Mlp
 from ._model import Model, load
+from ._moe import MoE, route
 from ._pool import KvPool, PoolFull
 from ._ranks import Ranks
 from ._safetensors import CheckpointError, TensorFile, write_tensors

@@ -8,7 +8,8 @@ from .. import transform
 from ..cp import CpPlan
 from ._caches import PagedCaches
 from ._layer import DsaLayer
-from ._mlp import Mlp, MoE
+from ._mlp import Mlp
+from ._moe import MoE
 from ._taps import seen
 
 __all__ = ["DecoderLayer"]
@@ -27,9 +28,9 @@ class DecoderLayer:
         self.attention, self.norm, self.mlp, self._norm_cast = attention, norm, mlp, norm_cast
         self.index, self.shared = attention.index, attention.shared
 
-    def _feed_forward(self, hidden: Any, threads: int) -> Any:
+    def _feed_forward(self, hidden: Any, threads: int, split: bool) -> Any:
         x = transform.rms_norm(hidden, self.norm, self.attention.dims.eps, self._norm_cast, threads=threads)
-        out = self.mlp(x, threads)
+        out = self.mlp(x, threads, split) if isinstance(self.mlp, MoE) else self.mlp(x, threads)
         result = hidden + out
         seen(mlp_norm=x, mlp_out=out, layer_out=result)
         return result
@@ -39,11 +40,11 @@ class DecoderLayer:
     ) -> tuple[Any, Any]:
         """As :meth:`DsaLayer.prefill`, with the feed-forward part behind it."""
         hidden, indices = self.attention.prefill(hidden, plan, caches, comm, threads=threads, **options)
-        return self._feed_forward(hidden, threads), indices
+        return self._feed_forward(hidden, threads, plan.world_size > 1), indices
 
     def decode(
         self, hidden: Any, context_lens: Any, caches: PagedCaches, comm: Any = None, *, threads: int = 0, **options: Any
     ) -> tuple[Any, Any]:
         """As :meth:`DsaLayer.decode`, with the feed-forward part behind it."""
         hidden, indices = self.attention.decode(hidden, context_lens, caches, comm, threads=threads, **options)
-        return self._feed_forward(hidden, threads), indices
+        return self._feed_forward(hidden, threads, False), indices

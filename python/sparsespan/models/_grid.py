@@ -95,7 +95,10 @@ class Grid:
         if self.dcp > 1:
             layout = cp.dcp_layout(1, self.dcp, self.page_size)
             dcp = Dcp(layout, combine=self.combine, index_k=self.index_k)
-        return Ranks(cp=groups.get("cp"), scheme=self.scheme, tp=groups.get("tp"), dcp=dcp), groups
+        if self.cp > 1 and self.tp > 1:
+            groups["experts"] = world.split(0)
+        experts = groups.get("experts", groups.get("cp"))
+        return Ranks(groups.get("cp"), self.scheme, groups.get("tp"), dcp=dcp, experts=experts), groups
 
     def require_room(self, config: ModelConfig, prompt: int, new: int, pool: int = 0) -> int:
         """Tokens that the caches need for a prompt and what is generated behind it, in whole pages.

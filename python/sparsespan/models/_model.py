@@ -16,7 +16,8 @@ from ._checkpoint import Checkpoint
 from ._decoder import DecoderLayer
 from ._layer import DsaLayer
 from ._linear import Linear
-from ._mlp import Mlp, MoE
+from ._mlp import Mlp
+from ._moe import MoE
 from ._pool import KvPool, chunks
 from ._ranks import Ranks
 from ._sampling import sample
@@ -72,7 +73,7 @@ class Model:
         weights = LayerWeights(tensors, c.dims, (0, 1) if tp is None else (tp.rank, tp.size), how)
         attention = DsaLayer(c.dims, weights, index, hadamard, self._norm_cast)
         dense = c.mlp_layer_types[index] == "dense"
-        mlp = Mlp(tensors, "mlp", tp, how) if dense else MoE(tensors, c, tp, how)
+        mlp = Mlp(tensors, "mlp", tp, how) if dense else MoE(tensors, c, tp, how, self.ranks.experts)
         return DecoderLayer(attention, load_norm(tensors["post_attention_layernorm.weight"]), mlp, self._norm_cast)
 
     def __repr__(self) -> str:
