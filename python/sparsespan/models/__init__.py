@@ -9,12 +9,14 @@ from ._dcp import Dcp
 from ._decoder import DecoderLayer
 from ._dims import LayerDims, layer_dims, rope_table
 from ._grid import Grid
+from ._hand_over import HandOver
 from ._layer import DsaLayer
 from ._linear import Linear, linear
 from ._make import dsa_layer
 from ._mlp import Mlp
 from ._model import Model, load
 from ._moe import MoE, route
+from ._pd import PdGrid, PdRanks
 from ._pool import KvPool, PoolFull
 from ._ranks import Ranks
 from ._safetensors import CheckpointError, TensorFile, write_tensors
@@ -33,6 +35,7 @@ __all__ = [
     "DecoderLayer",
     "DsaLayer",
     "Grid",
+    "HandOver",
     "KvPool",
     "LayerDims",
     "LayerWeights",
@@ -42,6 +45,8 @@ __all__ = [
     "Model",
     "ModelConfig",
     "PagedCaches",
+    "PdGrid",
+    "PdRanks",
     "PoolFull",
     "Ranks",
     "Stopwatch",

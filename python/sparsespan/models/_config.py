@@ -62,6 +62,11 @@ class ModelConfig:
     indexer_types: tuple[str, ...]
     mlp_layer_types: tuple[str, ...]
 
+    @property
+    def index_layers(self) -> tuple[int, ...]:
+        """Layers that have an indexer, and so a cache of index keys."""
+        return tuple(layer for layer, kind in enumerate(self.indexer_types) if kind == "full")
+
 
 class _Fields:
     """Typed reads of a JSON object; each failure names the field."""

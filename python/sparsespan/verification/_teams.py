@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from .._runtime import num_threads, set_num_threads
 from ..comm import Communicator, MpiComm, TorchComm, run_ranks
+from ..comm._share import share
 
 __all__ = ["BACKENDS", "Processes", "Team", "Threads", "open_team"]
 
@@ -67,11 +64,7 @@ class Processes(Team):
         return self.share(main(self.comm))
 
     def share(self, findings: dict[str, Any]) -> list[dict[str, Any]]:
-        text = np.frombuffer(json.dumps(findings).encode(), np.uint8)
-        counts = self.comm.all_gather(np.array([len(text)])).tolist()
-        joined = self.comm.all_gather(text, counts).tobytes()
-        edges = [0, *np.cumsum(counts).tolist()]
-        return [json.loads(joined[a:b]) for a, b in itertools.pairwise(edges)]
+        return share(self.comm, findings)
 
     def close(self) -> None:
         self._close()
