@@ -8,14 +8,15 @@ from typing import Any
 from .. import cp
 from ._config import ModelConfig
 from ._dcp import Dcp
-from ._ranks import Ranks
+from ._ranks import Ranks, split_stages
+from ._relay import trusted_line
 
 __all__ = ["Grid"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """``cp x tp`` ranks: rank r has part ``r // tp`` of the rows and part ``r % tp`` of the heads.
+    """``pp x cp x tp`` ranks: ``r = (stage * cp + part of the rows) * tp + part of the heads``.
 
     Attributes
     ----------
@@ -27,6 +28,10 @@ class Grid:
         As in :class:`Ranks` and :class:`Dcp`.
     page_size : int
         Tokens of a page of the caches.
+    pp : int
+        Stages, each with some of the layers.
+    stage_layers : sequence of int, optional
+        Layers of each stage, as in :class:`Ranks`.
     """
 
     tp: int = 1
@@ -36,9 +41,11 @@ class Grid:
     combine: str = "a2a"
     index_k: str = "replicated"
     page_size: int = 64
+    pp: int = 1
+    stage_layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("tp", "cp", "dcp", "page_size"):
+        for name in ("tp", "cp", "dcp", "page_size", "pp"):
             if getattr(self, name) < 1:
                 raise ValueError(f"grid: {name} is {getattr(self, name)}, needs at least 1")
         if self.dcp > 1 and self.cp > 1:
@@ -52,7 +59,13 @@ class Grid:
     @property
     def ranks(self) -> int:
         """Ranks in all."""
-        return self.tp * self.cp
+        return self.pp * self.cp * self.tp
+
+    def place(self, rank: int) -> dict[str, int]:
+        """Where a rank stands: its stage, its part of the rows (``cp``) and of the heads (``tp``)."""
+        if not 0 <= rank < self.ranks:
+            raise ValueError(f"grid: rank is {rank}, needs 0 to {self.ranks - 1}: {self.words}")
+        return {"stage": rank // (self.cp * self.tp), "cp": rank // self.tp % self.cp, "tp": rank % self.tp}
 
     @property
     def words(self) -> str:
@@ -60,16 +73,21 @@ class Grid:
         parts = [f"TP{self.tp}"] if self.tp > 1 else []
         parts += [f"CP{self.cp} {self.scheme}"] if self.cp > 1 else []
         parts += [f"DCP{self.dcp} {self.combine}, index-K {self.index_k}"] if self.dcp > 1 else []
+        parts += [f"PP{self.pp}"] if self.pp > 1 else []
         return " x ".join(parts) or "one rank"
 
     def require(self, config: ModelConfig) -> None:
-        """Refuse a model that ``tp`` does not divide.
+        """Refuse a model that ``tp`` does not divide, or that has fewer layers than stages.
 
         Raises
         ------
         ValueError
             Which dimension it is, and what divides them all.
         """
+        try:
+            split_stages(config.num_hidden_layers, self.pp, self.stage_layers)
+        except ValueError as error:
+            raise ValueError(f"grid: {error}") from None
         spread = {"num_attention_heads": config.dims.heads, "hidden_size": config.dims.hidden}
         if "dense" in config.mlp_layer_types:
             spread["intermediate_size"] = config.intermediate_size
@@ -77,28 +95,34 @@ class Grid:
             spread["the shared experts' width"] = config.moe_intermediate_size * config.n_shared_experts
         wrong = [f"{name} = {n}" for name, n in spread.items() if n % self.tp]
         if wrong:
-            good = [str(n) for n in range(1, config.dims.heads + 1) if not any(m % n for m in spread.values())]
+            good = [n for n in range(1, config.dims.heads + 1) if not any(m % n for m in spread.values())]
+            nearest = dataclasses.replace(self, tp=min(good, key=lambda n: abs(n - self.tp)), dcp=1)
             raise ValueError(
-                f"grid: tp is {self.tp}, which does not divide {', '.join(wrong)}; needs one of {', '.join(good)}"
+                f"grid: tp is {self.tp}, which does not divide {', '.join(wrong)}; needs one of "
+                f"{', '.join(map(str, good))}: nearest is {nearest.words}"
             )
 
     def join(self, world: Any) -> tuple[Ranks, dict[str, Any]]:
         """Make this rank's groups, and the communicators of those that have more than one rank, by name. Collective."""
         if world.size != self.ranks:
             raise ValueError(f"grid: {self.words} has {self.ranks} ranks, the program {world.size}; needs the same")
+        at = self.place(world.rank)
         groups: dict[str, Any] = {}
         if self.cp > 1:
-            groups["cp"] = world if self.tp == 1 else world.split(world.rank % self.tp)
+            groups["cp"] = world if self.cp == self.ranks else world.split(at["stage"] * self.tp + at["tp"])
         if self.tp > 1:
-            groups["tp"] = world if self.cp == 1 else world.split(world.rank // self.tp)
+            groups["tp"] = world if self.tp == self.ranks else world.split(at["stage"] * self.cp + at["cp"])
+        if self.cp > 1 and self.tp > 1:
+            groups["experts"] = world.split(at["stage"])
+        if self.pp > 1:
+            groups["pp"] = trusted_line(world.split(at["cp"] * self.tp + at["tp"]))
         dcp = None
         if self.dcp > 1:
             layout = cp.dcp_layout(1, self.dcp, self.page_size)
             dcp = Dcp(layout, combine=self.combine, index_k=self.index_k)
-        if self.cp > 1 and self.tp > 1:
-            groups["experts"] = world.split(0)
         experts = groups.get("experts", groups.get("cp"))
-        return Ranks(groups.get("cp"), self.scheme, groups.get("tp"), dcp=dcp, experts=experts), groups
+        stages = {"pp": groups["pp"], "stage_layers": self.stage_layers} if self.pp > 1 else {}
+        return Ranks(groups.get("cp"), self.scheme, groups.get("tp"), dcp=dcp, experts=experts, **stages), groups
 
     def require_room(self, config: ModelConfig, prompt: int, new: int, pool: int = 0) -> int:
         """Tokens that the caches need for a prompt and what is generated behind it, in whole pages.

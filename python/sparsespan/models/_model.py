@@ -10,17 +10,18 @@ import ml_dtypes
 import numpy as np
 
 from .. import transform
-from ..cp import gather_rows, split_plan
 from ._caches import PagedCaches
 from ._checkpoint import Checkpoint
 from ._decoder import DecoderLayer
+from ._forward import decode, prefill
+from ._generate import generate
 from ._layer import DsaLayer
 from ._linear import Linear
 from ._mlp import Mlp
 from ._moe import MoE
-from ._pool import KvPool, chunks
+from ._pool import KvPool
 from ._ranks import Ranks
-from ._sampling import sample
+from ._relay import from_last_stage, giving_up_together
 from ._weights import LayerWeights, load_norm
 
 __all__ = ["Model", "load"]
@@ -56,7 +57,9 @@ class Model:
             raise ValueError(f'load: dtype is {name!r}, needs "float32" or "bfloat16"')
         self.dtype = np.dtype(np.float32 if name == "float32" else ml_dtypes.bfloat16)
         self._norm_cast = norm_cast
-        mine = range(c.num_hidden_layers) if layers is None else layers
+        mine = self.ranks.layers_of(c.num_hidden_layers) if layers is None else layers
+        if layers is not None and self.ranks.pp is not None:
+            raise ValueError(f"load: layers is {layers} and ranks has stages, which have theirs; needs one of the two")
         if not mine or mine.step != 1 or mine[0] < 0 or mine[-1] >= c.num_hidden_layers:
             raise ValueError(f"load: layers is {mine}, needs neighbours among the {c.num_hidden_layers} of the model")
         self.layers = [self._layer(checkpoint, i, hadamard) for i in mine]
@@ -104,7 +107,8 @@ class Model:
         )  # fmt: skip
         return KvPool(caches, pages, held)
 
-    def _pool_for(self, lengths: Sequence[int]) -> KvPool:
+    def pool_for(self, lengths: Sequence[int]) -> KvPool:
+        """Caches that requests of these lengths fit into."""
         dcp = self.ranks.dcp
         page, held = (64, 64) if dcp is None else (dcp.layout.page_size, dcp.layout.virtual_page_size)
         return self.pool(sum(-(-n // held) * held for n in lengths) or 1, page)
@@ -114,11 +118,15 @@ class Model:
         if self.embedding is None:
             raise ValueError(f"embed: this part begins with layer {self.layers[0].index}, needs the one with layer 0")
         tokens = np.asarray(tokens)
+        self.require_tokens(tokens)
+        return np.asarray(self.embedding[tokens]).astype(self.dtype)
+
+    def require_tokens(self, tokens: np.ndarray) -> None:
+        """Refuse ids outside the vocabulary."""
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size:
             raise ValueError(
                 f"embed: token ids lie in {tokens.min()} to {tokens.max()}, needs 0 to {self.config.vocab_size - 1}"
             )
-        return np.asarray(self.embedding[tokens]).astype(self.dtype)
 
     def logits(self, hidden: Any, threads: int = 0) -> Any:
         """Final norm and head: float32 [n, vocab]."""
@@ -130,7 +138,7 @@ class Model:
     def prefill(
         self, pool: KvPool, requests: Sequence[int], tokens: Sequence[Any], *, chunk: int = 0, threads: int = 0
     ) -> np.ndarray:
-        """Append tokens to requests, in one batch.
+        """Append tokens to requests, in one batch; on stages of a pipeline all make the same call.
 
         Parameters
         ----------
@@ -141,7 +149,7 @@ class Model:
             New tokens of each request, at least one each.
         chunk : int
             Most rows of one pass, spread over the requests in order; 0 takes all at once. The result does not depend
-            on it.
+            on it. A stage of a pipeline goes on with the next pass while the one behind it computes this one.
 
         Returns
         -------
@@ -155,64 +163,16 @@ class Model:
         PoolFull
             Nothing has been changed then.
         """
-        rows = [np.asarray(t, np.int64).reshape(-1) for t in tokens]
-        self._admit(pool, requests, [len(r) for r in rows])
-        for r in rows:
-            self.embed(r[:0] if not r.size else np.array([r.min(), r.max()]))
-        result = np.empty((len(rows), self.config.vocab_size), np.float32)
-        for part in chunks([len(r) for r in rows], chunk):
-            batch = [requests[b] for b, _, _ in part]
-            ends = self._pass(pool, batch, [rows[b][first:last] for b, first, last in part], threads)
-            final = [n for n, (b, _, last) in enumerate(part) if last == len(rows[b])]
-            result[[part[n][0] for n in final]] = self.logits(np.ascontiguousarray(ends[final]), threads)
-            pool.advance(batch, [last - first for _, first, last in part])
-        return result
-
-    def _pass(self, pool: KvPool, requests: Sequence[int], rows: Sequence[np.ndarray], threads: int) -> Any:
-        """All layers over one chunk; hidden rows of the requests' last tokens, on every rank."""
-        lengths, on = pool.lengths(requests), self.ranks
-        pool.caches.block_table = pool.table(requests)
-        cu = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
-        scheme, size, rank = ("contiguous", 1, 0) if on.cp is None else (on.scheme, on.cp.size, on.cp.rank)
-        plan = split_plan(scheme, cu, lengths, size)
-        mine = plan.rank_rows(rank)
-        tokens = np.where(mine >= 0, np.concatenate(rows)[np.maximum(mine, 0)], 0)
-        hidden, indices = self.embed(tokens), None
-        for layer in self.layers:
-            hidden, indices = layer.prefill(
-                hidden, plan, pool.caches, on.cp, tp=on.tp, dcp=on.dcp, indices=indices, threads=threads
-            )
-        return hidden[cu[1:] - 1] if on.cp is None else gather_rows(on.cp, hidden, plan, rows="last")
+        logits = prefill(self, pool, requests, tokens, chunk, threads)
+        return self._everywhere(logits, len(requests))
 
     def decode(self, pool: KvPool, requests: Sequence[int], tokens: Any, *, threads: int = 0) -> np.ndarray:
         """Append one token to each request; logits behind it, float32 [B, vocab]. Raises as :meth:`prefill`."""
-        tokens = np.asarray(tokens, np.int64).reshape(-1)
-        self._admit(pool, requests, [1] * len(requests))
-        if len(tokens) != len(requests):
-            raise ValueError(f"decode: {len(tokens)} tokens for {len(requests)} requests; needs one each")
-        hidden, indices = self.embed(tokens), None
-        pool.caches.block_table = pool.table(requests)
-        lens = pool.lengths(requests) + 1
-        for layer in self.layers:
-            hidden, indices = layer.decode(
-                hidden, lens, pool.caches, self.ranks.tp, dcp=self.ranks.dcp, indices=indices, threads=threads
-            )
-        logits = self.logits(hidden, threads)
-        pool.advance(requests, [1] * len(requests))
-        return np.asarray(logits)
+        return self._everywhere(decode(self, pool, requests, tokens, threads), len(requests))
 
-    def _admit(self, pool: KvPool, requests: Sequence[int], new: Sequence[int]) -> None:
-        if len(requests) != len(new):
-            raise ValueError(f"prefill: {len(new)} prompts for {len(requests)} requests; needs one each")
-        limit = self.config.max_position_embeddings
-        for request, length, n in zip(requests, pool.lengths(requests), new):
-            if n == 0:
-                raise ValueError(f"request {request}: the prompt is empty, needs at least one token")
-            if length + n > limit:
-                raise ValueError(
-                    f"request {request}: {length + n} tokens, needs at most max_position_embeddings = {limit}"
-                )
-        pool.reserve(requests, new)
+    def _everywhere(self, logits: np.ndarray | None, requests: int) -> np.ndarray:
+        with giving_up_together(self.ranks):
+            return from_last_stage(self.ranks.pp, logits, (requests, self.config.vocab_size), np.float32)
 
     def generate(
         self, prompts: Sequence[Any], max_new_tokens: int, *, pool: KvPool | None = None, chunk: int = 0,
@@ -241,27 +201,10 @@ class Model:
         list of list of int
             New tokens of each prompt. A request's tokens do not depend on the prompts beside it.
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"generate: max_new_tokens is {max_new_tokens}, needs at least 1")
-        own = pool or self._pool_for([len(p) + max_new_tokens for p in prompts])
-        requests = [own.open() for _ in prompts]
-        new: list[list[int]] = [[] for _ in prompts]
-        try:
-            logits, live = self.prefill(own, requests, prompts, chunk=chunk, threads=threads), list(range(len(prompts)))
-            while True:
-                draws = [(b, len(new[b])) for b in live]
-                for b, token in zip(live, sample(logits, temperature, seed, draws)):
-                    new[b].append(int(token))
-                    if on_token is not None:
-                        on_token(b, int(token))
-                stop = self.config.eos_token_ids if stop_at_eos else ()
-                live = [b for b in live if len(new[b]) < max_new_tokens and new[b][-1] not in stop]
-                if not live:
-                    return new
-                logits = self.decode(own, [requests[b] for b in live], [new[b][-1] for b in live], threads=threads)
-        finally:
-            for request in requests:
-                own.close(request)
+        return generate(
+            self, prompts, max_new_tokens, pool, {"chunk": chunk, "threads": threads}, (temperature, seed),
+            stop_at_eos, on_token,
+        )  # fmt: skip
 
 
 def load(
@@ -281,10 +224,10 @@ def load(
     hadamard : bool, optional
         As in :func:`dsa_layer`.
     ranks : Ranks, optional
-        The groups that this rank works in; only its part of heads, widths and experts is ever read.
+        The groups that this rank works in; only its part of layers, heads, widths and experts is ever read.
     layers : range, optional
-        The layers of a pipeline stage; the first has the embedding, the last the head. Call ``layers[i].prefill`` and
-        ``decode`` one after the other, handing on rows and indices.
+        Without stages among ``ranks``: only these layers; the first has the embedding, the last the head. Call
+        ``layers[i].prefill`` and ``decode`` one after the other, handing on rows and indices.
 
     Returns
     -------

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+from ..pipeline import split_layers
 from ._dcp import Dcp
 
-__all__ = ["Ranks", "place"]
+__all__ = ["Ranks", "place", "split_stages"]
 
 
 def place(comm: Any) -> tuple[int, int]:
@@ -34,6 +36,11 @@ class Ranks:
     experts : Communicator, optional
         Ranks that share the routed experts, default those of ``tp``. Else all ranks of ``cp`` and ``tp``: rank
         ``i * tp.size + j`` has part i of the rows and part j of the heads.
+    pp : Communicator, optional
+        The ranks that stand where this one does on the stages of a pipeline: rank s of it is on stage s. Used for
+        messages between stages and for nothing else.
+    stage_layers : sequence of int, optional
+        Layers of each stage; default is the even split of :func:`sparsespan.pipeline.split_layers`.
     """
 
     cp: Any = None
@@ -42,6 +49,8 @@ class Ranks:
     how: str = "gather"
     dcp: Dcp | None = None
     experts: Any = None
+    pp: Any = None
+    stage_layers: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.how not in ("gather", "reduce"):
@@ -50,6 +59,8 @@ class Ranks:
             raise ValueError("Ranks: dcp and cp are both given, needs one: rows are shared, or the KV cache is")
         if self.dcp is not None and self.tp is None:
             raise ValueError("Ranks: dcp is given without tp, the ranks that share the cache")
+        if self.stage_layers is not None and self.pp is None:
+            raise ValueError("Ranks: stage_layers is given without pp, the stages that have them")
         if self.experts is not None:
             self._require_all(self.experts)
 
@@ -60,3 +71,32 @@ class Ranks:
                 f"Ranks: experts is rank {experts.rank} of {experts.size}, needs rank {row * heads + head} of "
                 f"{rows * heads}: cp rank {row} of {rows}, tp rank {head} of {heads}"
             )
+
+    def layers_of(self, layers: int) -> range:
+        """The layers of this rank's stage, of so many in all."""
+        if self.pp is None:
+            return range(layers)
+        sizes = split_stages(layers, self.pp.size, self.stage_layers)
+        first = sum(sizes[: self.pp.rank])
+        return range(first, first + sizes[self.pp.rank])
+
+
+def split_stages(layers: int, pp: int, sizes: Sequence[int] | None = None) -> list[int]:
+    """Layers of each stage.
+
+    Raises
+    ------
+    ValueError
+        More stages than layers, sizes that are not those of so many stages and layers.
+    """
+    if pp > layers:
+        raise ValueError(f"pp is {pp}, the model has {layers} layers; needs a layer for each stage: pp 1 to {layers}, "
+                         f"nearest PP{layers}")  # fmt: skip
+    even = split_layers(layers, pp)
+    if sizes is None:
+        return even
+    if len(sizes) != pp or sum(sizes) != layers or min(sizes) < 1:
+        raise ValueError(
+            f"stage_layers is {list(sizes)}, needs {pp} numbers from 1 on that add up to {layers} layers, as {even}"
+        )
+    return [int(n) for n in sizes]

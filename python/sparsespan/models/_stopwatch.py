@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["PARTS", "Stopwatch", "timed"]
+if TYPE_CHECKING:
+    from ._relay import Relay
+
+__all__ = ["PARTS", "Stopwatch", "stage_span", "timed"]
 
 PARTS = ("indexer", "select", "attention", "linear")
 _here = threading.local()
@@ -30,12 +34,15 @@ class Stopwatch:
         sparse attention, "linear" every product with a weight outside these.
     spans : list of (str, float, float)
         (part, start, end) in seconds of :func:`time.monotonic`, with what was waited inside.
+    passes : list of (str, float, float)
+        The same for each pass of a pipeline stage.
     """
 
     def __init__(self, comms: Sequence[Any] = (), spans: bool = False) -> None:
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self.spans: list[tuple[str, float, float]] = []
-        self._comms, self._keep, self._busy = comms, spans, False
+        self.passes: list[tuple[str, float, float]] = []
+        self._comms, self.keeps, self._busy = comms, spans, False
 
     def __enter__(self) -> Stopwatch:
         _here.watch = self
@@ -59,8 +66,18 @@ class Stopwatch:
         finally:
             end, self._busy = time.monotonic(), False
             self.seconds[part] += max(0.0, end - start - (self.comm_seconds() - waited))
-            if self._keep:
+            if self.keeps:
                 self.spans.append((part, start, end))
+
+
+@contextmanager
+def stage_span(relay: Relay, number: int) -> Iterator[None]:
+    """Keep when a stage has a pass, where this thread has a stopwatch and the model has stages."""
+    watch = getattr(_here, "watch", None)
+    start = time.monotonic()
+    yield
+    if watch is not None and watch.keeps and relay.stages > 1:
+        watch.passes.append((f"stage {relay.stage} pass {number}", start, time.monotonic()))
 
 
 def timed(part: str, work: Callable[..., Any], *args: Any, **options: Any) -> Any:

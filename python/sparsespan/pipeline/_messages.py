@@ -12,14 +12,14 @@ import numpy as np
 
 from ..comm import Communicator, Work
 
-__all__ = ["KINDS", "Envelope", "MessageError", "Outbox", "Parcel", "ring_exchange"]
+__all__ = ["DATA_TAG", "HEADER_TAG", "KINDS", "Envelope", "MessageError", "Outbox", "Parcel", "ring_exchange"]
 
 KINDS = ("hidden_states", "residual", "indices", "tokens")
 _DTYPES = ("float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "int8", "int32", "int64", "uint8")
 _MAGIC = 0x53504D53  # "SPMS"
 _WORDS = 16
 _AXES = 4
-_HEADER_TAG, _DATA_TAG = 0x5350, 0x5351
+HEADER_TAG, DATA_TAG = 0x5350, 0x5351
 
 
 class MessageError(ValueError):
@@ -92,7 +92,7 @@ class Parcel:
         self._source = source
         self._place = place
         self._words = np.zeros(_WORDS, np.int64)
-        self._header = comm.irecv(self._words, source, _HEADER_TAG)
+        self._header = comm.irecv(self._words, source, HEADER_TAG)
         self._data: Work | None = None
         self._out: np.ndarray | None = None
 
@@ -100,7 +100,7 @@ class Parcel:
         self.envelope.check(self._words)
         self.opened = time.monotonic()
         self._out = self._place()
-        self._data = self._comm.irecv(self._out, self._source, _DATA_TAG)
+        self._data = self._comm.irecv(self._out, self._source, DATA_TAG)
 
     def test(self) -> bool:
         """Move on what can move; True once the data are there."""
@@ -157,8 +157,8 @@ class Outbox:
         np.copyto(view, data, casting="no")
         begun = time.monotonic()
         works = [
-            self.comm.isend(envelope.words(), to, _HEADER_TAG),
-            self.comm.isend(view, to, _DATA_TAG),
+            self.comm.isend(envelope.words(), to, HEADER_TAG),
+            self.comm.isend(view, to, DATA_TAG),
         ]
         posted.append(_Posted(begun, works, done))
         if self.blocking:
