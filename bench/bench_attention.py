@@ -6,7 +6,9 @@ FLOPs are counted as the peers count them, 2 * heads * valid keys * (576 + 512);
 from __future__ import annotations
 
 import numpy as np
-from peers import BF16, native_ops, to_torch, torch_or_none
+from native_peers import sglang_sparse, vllm_sparse
+from peers import BF16, to_torch, torch_or_none
+from session import SESSION
 from timing import compare
 
 from sparsespan import empty_kv_pool, quant
@@ -74,22 +76,6 @@ def _torch(q, kv, indices):
     return {"torch bf16 composed": run}
 
 
-def _sglang(q, kv, indices):
-    """SGLang's op on the same arrays, where its CPU build is installed."""
-    ops = native_ops("sgl_kernel", "sgl_kernel")
-    if ops is None or not hasattr(ops, "flash_mla_with_kvcache_cpu"):
-        return {}
-    from sgl_kernel.flash_mla import flash_mla_with_kvcache_cpu
-
-    tq, ti = to_torch(q)[:, None], to_torch(indices)[:, None]
-    pages = to_torch(kv).view(-1, PAGE, 1, DIM)
-
-    def run():
-        flash_mla_with_kvcache_cpu(tq, pages, head_dim_v=D_V, softmax_scale=SCALE, indices=ti)
-
-    return {"sglang flash_mla_with_kvcache_cpu": run}
-
-
 def _sparse(op: str, shape: str, heads: int, rows: int, keys: int, apart: bool, numpy_too: bool, decode: bool):
     q = np.random.default_rng(1).standard_normal((rows, heads, DIM), dtype=np.float32).astype(BF16)
     kv, indices = kv_rows(keys), chosen(rows, keys, apart)
@@ -105,7 +91,8 @@ def _sparse(op: str, shape: str, heads: int, rows: int, keys: int, apart: bool, 
         sparse_mla(q, cache, indices, SCALE, layout="fp8_656", page_size=PAGE, out=out)
 
     peers = {"numpy float32": _numpy(q, kv, indices)} if numpy_too else {}
-    peers |= _torch(q, kv, indices) | _sglang(q, kv, indices)
+    peers |= _torch(q, kv, indices) | sglang_sparse(q, paged, indices, SCALE, False)
+    narrow = sglang_sparse(q, cache, indices, SCALE, True) | vllm_sparse(q, keys, PAGE, indices, SCALE)
     own = {"own, 1 thread": lambda: bf16(1)} if decode else {}
     if keys > 1 << 19:
         small = np.array(paged)  # ordinary memory, though NumPy too may ask for huge pages
@@ -115,8 +102,12 @@ def _sparse(op: str, shape: str, heads: int, rows: int, keys: int, apart: bool, 
     name = f"{MODELS[heads]} {shape}"
     yield from compare(
         op, f"{name} bf16", bf16, peers, own=own, flops=flops, moved=indices.size * 1152.0,
+        seconds=SESSION.seconds() * (1.4 if heads == 128 else 1.0),
     )  # fmt: skip
-    yield from compare(op, f"{name} fp8", fp8, own={"own bf16 KV": bf16}, flops=flops, moved=indices.size * 656.0)
+    yield from compare(
+        op, f"{name} fp8", fp8, narrow, own={"own bf16 KV": bf16}, flops=flops, moved=indices.size * 656.0,
+        seconds=SESSION.seconds() * 0.7,
+    )  # fmt: skip
 
 
 def _mha_rows(length: int):

@@ -6,10 +6,9 @@ FLOPs are counted as 2 * heads * 128 per visible key, bytes as one read of the v
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
-from peers import BF16, FP8, native_ops, to_torch, torch_or_none
+from native_peers import sglang_logits, sglang_paged_logits, vllm_logits
+from peers import BF16, FP8, to_torch, torch_or_none
 from timing import compare
 
 from sparsespan.indexer import mqa_logits, paged_select, select, topk
@@ -78,9 +77,8 @@ def _prefill_rows(rows: int, keys: int, heads: int, dtype, numpy_too: bool):
         mqa_logits(q, k, weights, ks, ke, scale, clean_logits=False, out=out)
 
     peers = {"numpy float32": _numpy_logits(q, k, weights, ke, theirs)} if numpy_too else {}
-    yield from compare(
-        "mqa_logits", shape, logits, peers | _torch_logits(q, k, weights, ke), flops=flops, moved=read + 4 * visible
-    )
+    peers |= _torch_logits(q, k, weights, ke) | sglang_logits(q, k, scale, weights, ks, ke)
+    yield from compare("mqa_logits", shape, logits, peers, flops=flops, moved=read + 4 * visible)
     best = np.empty((rows, TOPK), np.int32)
     yield from compare(
         "select", shape, lambda: select(q, k, weights, ks, ke, scale, TOPK, out=best),
@@ -88,23 +86,6 @@ def _prefill_rows(rows: int, keys: int, heads: int, dtype, numpy_too: bool):
         own={"own logits alone": logits, "own logits + topk": lambda: (logits(), topk(out, TOPK, ke - ks, ks))},
         flops=flops, moved=read + best.nbytes,
     )  # fmt: skip
-
-
-def _vllm_decode(q, cache, weights, lens, table, length):
-    """vLLM's op on the same bytes: it takes DeepGEMM's pages too."""
-    ops = native_ops("_C", "vllm")
-    op = getattr(ops, "fp8_paged_mqa_logits_cpu", None) if ops is not None else None
-    if op is None:
-        return {}
-    torch = importlib.import_module("torch")
-    pages = to_torch(cache).view(len(cache), PAGE, 1, 132)
-    arguments = to_torch(q), pages, to_torch(weights), to_torch(lens), to_torch(table), PAGE, length
-    op(*arguments)
-
-    def run():
-        torch.topk(op(*arguments), TOPK)
-
-    return {"vllm fp8_paged_mqa_logits_cpu + topk": run}
 
 
 def _decode_rows(batch: int, length: int, heads: int):
@@ -126,7 +107,8 @@ def _decode_rows(batch: int, length: int, heads: int):
         np.argpartition(theirs, length - TOPK, axis=1)[:, length - TOPK :]
 
     peers = {"numpy float32 + argpartition": numpy_decode, **_torch_logits(q, k, weights, ke, TOPK)}
-    peers |= _vllm_decode(q, cache, weights, lens, table, length)
+    paged = q, cache, weights, lens, table, PAGE, length, TOPK
+    peers |= vllm_logits(*paged) | sglang_paged_logits(*paged)
     yield from compare(
         "paged_select", f"{MODELS[heads]} B={batch} ctx={length} index_132",
         lambda: paged_select(q, cache, weights, lens, table, PAGE, TOPK), peers,

@@ -14,6 +14,8 @@ import importlib
 import json
 import os
 import sys
+import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,13 +43,22 @@ def families(only: str) -> list[str]:
 
 
 def measure(names: list[str], quick: bool, out: object) -> Iterator[dict]:
+    """The rows of each family. One that fails ends alone: it is said, and the bench's exit code tells."""
     from report import line
+    from session import SESSION
 
     for family in names:
-        for row in importlib.import_module(f"bench_{family}").rows(quick):
-            row["family"] = family
-            print(line(row), file=out, flush=True)
-            yield row
+        start = time.perf_counter()
+        try:
+            for row in importlib.import_module(f"bench_{family}").rows(quick):
+                row["family"] = family
+                print(line(row), file=out, flush=True)
+                yield row
+        except Exception as failure:
+            traceback.print_exc()
+            SESSION.failed.append(family)
+            SESSION.note(f"{family}: ended with {type(failure).__name__}: {failure}")
+        print(f"-- {family}: {time.perf_counter() - start:.0f} s", file=out, flush=True)
 
 
 def check(rows: list[dict], names: list[str], quick: bool, out: object) -> bool:
@@ -84,56 +95,84 @@ def check(rows: list[dict], names: list[str], quick: bool, out: object) -> bool:
     return not fell
 
 
+def heading(info: dict, out: object) -> None:
+    from report import HEAD
+    from session import levels_not_run
+
+    print(f"{info['cpu']}, {info['threads']} threads, isa {info['isa']}, {info['compiler']}", file=out)
+    for words in levels_not_run():
+        print(words, file=out)
+    print(HEAD, file=out)
+
+
+def closing(document: dict, out: object) -> None:
+    """What the machine gives, what was skipped, the goals."""
+    from goals import lines
+
+    peaks, bandwidth = document["probe_flops"], document["memory_gbytes_per_s"]
+    best = ", ".join(f"{isa} {rate / 1e9:.0f} GFLOP/s" for isa, rate in peaks.items())
+    print(f"probe at its best, all threads: {best}", file=out)
+    print(f"memory: copy {bandwidth['copy']:.1f} GB/s (read + written), read {bandwidth['read']:.1f} GB/s", file=out)
+    for words in document["notes"]:
+        print(words, file=out)
+    machine = "{cpu}, {threads} threads, best level {isa}".format(**document["machine"])
+    print("", *lines(document["goals"], machine), sep="\n", file=out)
+
+
+def measured(names: list[str], quick: bool, out: object) -> dict:
+    """The whole run as one document."""
+    import goals
+    from session import SESSION, levels_not_run, machine
+
+    import sparsespan
+
+    info = {**machine(), **sparsespan.build_info()}
+    heading(info, out)
+    SESSION.calibrate()
+    rows = list(measure(names, quick, out))
+    levels = SESSION.levels()
+    return {
+        "machine": info,
+        "probe_flops": {isa: SESSION.peak(isa) for isa in levels},
+        "memory_gbytes_per_s": SESSION.bandwidth(),
+        "notes": [*levels_not_run(), *SESSION.notes],
+        "goals": goals.judge(rows, levels),
+        "rows": rows,
+    }
+
+
 def run(arguments: argparse.Namespace) -> int:
     uncripple()
     sys.path.insert(0, str(FOLDER))
     import baseline
-    from report import HEAD
-    from session import SESSION, cpu_name, levels_not_run, machine
-
-    import sparsespan
+    from session import SESSION, machine
 
     SESSION.quick = arguments.quick
     out = sys.stderr if arguments.json else sys.stdout
     names = families(arguments.only)
     if arguments.write_baseline and arguments.only:
         raise SystemExit("bench: --write-baseline needs all families, without --only")
-    info = {**machine(), **sparsespan.build_info()}
-    print(f"{cpu_name()}, {info['threads']} threads, isa {info['isa']}, {info['compiler']}", file=out)
-    for words in levels_not_run():
-        print(words, file=out)
-    SESSION.calibrate()
-    print(HEAD, file=out)
-    rows = list(measure(names, arguments.quick, out))
-    peaks = {isa: SESSION.peak(isa) for isa in SESSION.levels()}
-    print(
-        "probe at its best, all threads: " + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in peaks.items()), file=out
-    )
-    bandwidth = SESSION.bandwidth()
-    print(f"memory: copy {bandwidth['copy']:.1f} GB/s (read + written), read {bandwidth['read']:.1f} GB/s", file=out)
-    for words in SESSION.notes:
-        print(words, file=out)
+    start = time.perf_counter()
+    document = measured(names, arguments.quick, out)
+    rows = document["rows"]
+    closing(document, out)
     if arguments.svg:
         from roofline import draw
 
-        Path(arguments.svg).write_text(draw(rows, peaks, bandwidth["copy"]), encoding="utf-8")
-    broken = [row for row in rows if row.get("holds") is False]
-    good = True
+        picture = draw(rows, document["probe_flops"], document["memory_gbytes_per_s"]["copy"])
+        Path(arguments.svg).write_text(picture, encoding="utf-8")
+    good = not SESSION.failed
     if arguments.check:
-        good = check(rows, names, arguments.quick, out) and not broken
-        for row in broken:
+        good &= check(rows, names, arguments.quick, out)
+        for row in (row for row in rows if row.get("holds") is False):
+            good = False
             print(f"check: {row['op']}, {row['shape']}: {row['words']}", file=out)
     if arguments.write_baseline:
         path = baseline.path_of(FOLDER, arguments.quick)
         print(f"{baseline.write(path, machine(), rows)} ratios written to {path}", file=out)
     if arguments.json:
-        notes = [*levels_not_run(), *SESSION.notes]
-        print(
-            json.dumps(
-                {"machine": info, "probe_flops": peaks, "memory_gbytes_per_s": bandwidth, "notes": notes, "rows": rows},
-                indent=2,
-            )
-        )
+        print(json.dumps(document, indent=2))
+    print(f"{(time.perf_counter() - start) / 60:.1f} minutes", file=out)
     return 0 if good else 1
 
 

@@ -39,6 +39,7 @@ class Session:
     best: dict[str, float] = field(default_factory=dict)  # flop/s of one thread
     iterations: dict[str, int] = field(default_factory=dict)  # of the probe, for about 0.15 ms
     notes: list[str] = field(default_factory=list)  # what was skipped, in words
+    failed: list[str] = field(default_factory=list)  # families that ended with an error
 
     def note(self, words: str) -> None:
         if words not in self.notes:
@@ -49,6 +50,10 @@ class Session:
         cap = ORDER.index(max_isa())
         levels = [isa for isa in available_isas() if ORDER.index(isa) <= cap]
         return levels[1:] if self.quick and len(levels) > 1 else levels
+
+    def seconds(self) -> float:
+        """The time for one comparison, all levels and peers together."""
+        return 3.0 if self.quick else 5.0
 
     def top(self) -> str:
         return self.levels()[-1]

@@ -21,6 +21,7 @@ from sparsespan._runtime import max_isa
 __all__ = ["Took", "compare", "interleaved"]
 
 SETTLE_SECONDS = 0.03
+BRACKET_SECONDS = 0.2e-3
 COPY = "copy, same footprint"
 Call = Callable[[], object]
 
@@ -77,16 +78,20 @@ class Run:
     def bracket(self) -> str:
         return self.level or SESSION.top()
 
-    def prepare(self, turns: int, budget: float) -> None:
-        """Warm up, and let what is slow sit out turns: powers of two, so that all meet in some."""
-        if self.level:
-            set_max_isa(self.level)
+    def prepare(self) -> None:
+        """Warm up and learn how long a call takes; what takes a second is warm by itself: that call is its turn 0."""
+        self.stride, self.inner = 1, 1
+        before = self._bracketed()
+        if self.seconds >= 1.0:
+            self.samples[0] = before
+            return
         self.seconds = _once(self.call, 1)
-        if self.seconds < 1.0:  # what takes longer is warm by itself
-            self.seconds = _once(self.call, 1)
         self.inner = max(1, int(2e-3 / max(self.seconds, 1e-9)))
-        while self.stride * 3 < turns and self.seconds * 2 * turns / self.stride > budget:
-            self.stride *= 2
+
+    def cost(self) -> float:
+        """Seconds of a turn: the pause, the untimed call, the calls that count."""
+        pause = SETTLE_SECONDS if self.seconds < 0.3 else 0.0
+        return pause + self.seconds * (self.inner + (self.seconds < 0.1)) + 2 * BRACKET_SECONDS
 
     def take(self, turn: int) -> None:
         if self.level:
@@ -94,9 +99,16 @@ class Run:
         time.sleep(SETTLE_SECONDS if self.seconds < 0.3 else 0.0)
         if self.seconds < 0.1:
             self.call()
+        self.samples[turn] = self._bracketed()
+
+    def _bracketed(self) -> Sample:
+        if self.level:
+            set_max_isa(self.level)
         before = SESSION.probe(self.bracket)
-        seconds = _once(self.call, self.inner)
-        self.samples[turn] = Sample(seconds, before + SESSION.probe(self.bracket))
+        sample = Sample(_once(self.call, self.inner), before)
+        sample.rates = before + SESSION.probe(self.bracket)
+        self.seconds = self.seconds or sample.seconds
+        return sample
 
     def fast(self) -> dict[int, Sample]:
         return {t: s for t, s in self.samples.items() if SESSION.judge(self.bracket, s.rates) == "fast"}
@@ -118,20 +130,57 @@ def _enough(runs: list[Run]) -> bool:
     return all(len(run.fast()) * run.stride >= 5 for run in runs)
 
 
-def _measure(runs: list[Run], turns: int) -> None:
-    """`turns` turns, and up to three times as many while fewer than five samples of someone are fast."""
-    budget = (3.0 if SESSION.quick else 15.0) / len(runs)
-    before = max_isa()
+def _plan(runs: list[Run], turns: int, seconds: float) -> int:
+    """Turns that fit into `seconds`. Until seven do, what takes longest sits turns out, by powers of two, so that all
+    meet in some; levels below the best one first, as if they took three times as long."""
+
+    def weight(run: Run) -> float:
+        return run.cost() / run.stride * (1 if run.level in ("", SESSION.top()) else 3)
+
+    def turn() -> float:
+        return sum(run.cost() / run.stride for run in runs)
+
+    slow = list(runs)
+    while slow and min(turns, 7) * turn() > seconds:
+        slowest = max(slow, key=weight)
+        slowest.stride *= 2
+        slow = [run for run in slow if run.stride < 8]
+    return max(1, min(turns, int(seconds / turn())))
+
+
+def _alive(runs: list[Run], where: str, step: Callable[[Run], None]) -> None:
+    """The step for every run. A peer that cannot do it is out, in words; of ours an error is an error."""
+    for run in list(runs):
+        try:
+            step(run)
+        except Exception as failure:  # a foreign library may raise whatever it likes
+            if run.level:
+                raise
+            reason = f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
+            SESSION.note(f"{run.name}: skipped for {where}, it failed with {reason}")
+            runs.remove(run)
+            run.samples.clear()
+
+
+def _measure(runs: list[Run], turns: int, where: str = "", seconds: float = 0.0) -> None:
+    """As many of `turns` turns as fit into the time; up to three times as many, in at most half as much time again,
+    while fewer than five samples of someone are fast."""
+    seconds = seconds or SESSION.seconds()
+    begin, before = time.perf_counter(), max_isa()
+
+    def step(turn: int) -> Callable[[Run], None]:
+        return lambda run: run.take(turn) if turn % run.stride == 0 and turn not in run.samples else None
+
     try:
-        for run in runs:
-            run.prepare(turns, budget)
-        end = time.perf_counter() + (1.5 if SESSION.quick else 3.0) * budget * len(runs)
+        _alive(runs, where, Run.prepare)
+        planned = _plan(runs, turns, seconds)
         for turn in range(3 * turns):
-            if turn >= turns and (_enough(runs) or time.perf_counter() > end):
+            spent = time.perf_counter() - begin
+            if turn and spent > seconds and (_enough(runs) or spent > 1.5 * seconds):
                 break
-            for run in runs:
-                if turn % run.stride == 0:
-                    run.take(turn)
+            if turn >= planned and _enough(runs):
+                break
+            _alive(runs, where, step(turn))
     finally:
         set_max_isa(before)
 
@@ -140,7 +189,8 @@ def _facts(run: Run, flops: float, moved: float, copy: Run | None) -> dict[str, 
     """What one side says of itself: time, rates, fractions of what the machine gave around it."""
     samples = run.typical()
     seconds = median([s.seconds for s in samples])
-    facts: dict[str, object] = {"ours_ms": seconds * 1e3, "bracket": f"{len(run.fast())}/{len(run.samples)} fast"}
+    fast = len(run.fast())
+    facts: dict[str, object] = {"ours_ms": seconds * 1e3, "fast": fast, "bracket": f"{fast}/{len(run.samples)} fast"}
     if flops:
         facts |= {
             "flops": flops, "gflops": flops / seconds / 1e9,
@@ -161,42 +211,57 @@ def _pairs(ours: Run, peer: Run) -> tuple[list[float], int]:
     return [peer.samples[t].seconds / ours.samples[t].seconds for t in good or common], len(good)
 
 
+def _cut(run: Run, wanted: int, seconds: float) -> dict[str, str]:
+    """Says it when the time did not suffice for at least a third of the turns."""
+    if 3 * len(run.samples) >= wanted:
+        return {}
+    return {"words": f"cut to {len(run.samples)} of {wanted} turns: {run.cost():.2g} s each, {seconds:.0f} s for all"}
+
+
 def compare(
     op: str, shape: str, ours: Call, peers: dict[str, Call] | None = None, *, own: dict[str, Call] | None = None,
-    flops: float = 0.0, moved: float = 0.0, copy: bool = False, turns: int = 0, levels: list[str] | None = None,
+    flops: float = 0.0, moved: float = 0.0, copy: bool = False, turns: int = 0, seconds: float = 0.0,
+    levels: list[str] | None = None,
 ) -> Iterator[dict]:  # fmt: skip
     """Rows of one op: a row per level and peer.
 
     `own` are runs of this project, measured at each level like `ours`; `flops` and `moved` (bytes) are counted from
-    the shapes; with `copy`, a copy of as many bytes takes turns too: what it needs is what bandwidth allows.
+    the shapes; with `copy`, a copy of as many bytes takes turns too: what it needs is what bandwidth allows. `seconds`
+    is the time for all of it (the session's budget by default); what it cut is said in the row.
     """
     if SESSION.only is not None and (op, shape) not in SESSION.only:
         return
     levels = [isa for isa in levels or SESSION.levels() if isa in SESSION.levels()]
+    turns, seconds = turns or (7 if SESSION.quick else 15), seconds or SESSION.seconds()
     runs = {("ours", isa): Run("ours", isa, ours) for isa in levels}
     runs |= {(name, isa): Run(name, isa, call) for isa in levels for name, call in (own or {}).items()}
     runs |= {(name, ""): Run(name, "", call) for name, call in (peers or {}).items()}
     if copy:
         runs[COPY, ""] = Run(COPY, "", _copy_of(moved))
-    _measure(list(runs.values()), turns or (7 if SESSION.quick else 15))
+    _measure(list(runs.values()), turns, f"{op} {shape}", seconds)
+    runs = {at: run for at, run in runs.items() if run.samples}  # without the peers that failed
     for isa in levels:
-        row = {"op": op, "shape": shape, "isa": isa}
         mine = runs["ours", isa]
-        row |= _facts(mine, flops, moved, runs.get((COPY, "")))
+        row = {"op": op, "shape": shape, "isa": isa} | _facts(mine, flops, moved, runs.get((COPY, "")))
+        row |= _cut(mine, turns, seconds)
         others = [run for (name, level), run in runs.items() if name != "ours" and level in ("", isa)]
         if not others:
             yield row
         for peer in others:
-            ratios, fast = _pairs(mine, peer)
-            low, high = quartiles(ratios)
-            yield row | {
-                "peer": peer.name, "peer_ms": median([s.seconds for s in peer.typical()]) * 1e3,
-                "ratio": median(ratios), "ratio_q1": low, "ratio_q3": high, "pairs": fast,
-            }  # fmt: skip
+            yield row | _against(mine, peer)
 
 
-def measured(calls: dict[str, Call], turns: int) -> dict[str, float]:
-    """Median seconds of the fast samples of each, in turns, at the best level."""
+def _against(mine: Run, peer: Run) -> dict[str, object]:
+    ratios, fast = _pairs(mine, peer)
+    low, high = quartiles(ratios)
+    return {
+        "peer": peer.name, "peer_ms": median([s.seconds for s in peer.typical()]) * 1e3,
+        "ratio": median(ratios), "ratio_q1": low, "ratio_q3": high, "pairs": fast,
+    }  # fmt: skip
+
+
+def measured(calls: dict[str, Call], turns: int, seconds: float = 0.0) -> dict[str, tuple[float, int]]:
+    """Median seconds of the fast samples of each, and their number; in turns, at the best level."""
     runs = {name: Run(name, SESSION.top(), call) for name, call in calls.items()}
-    _measure(list(runs.values()), turns)
-    return {name: median([s.seconds for s in run.typical()]) for name, run in runs.items()}
+    _measure(list(runs.values()), turns, "growth", seconds)
+    return {name: (median([s.seconds for s in run.typical()]), len(run.fast())) for name, run in runs.items()}

@@ -1,6 +1,5 @@
 """The bench's own judgement: which timings count, which ratios fell, what is skipped and said."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -13,16 +12,6 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "bench"
 if not FOLDER.is_dir():
     pytest.skip("not a checkout", allow_module_level=True)
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """Imports a module of the bench folder; none stays behind."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    names = [path.stem for path in FOLDER.glob("*.py")]
-    yield importlib.import_module
-    for name in names:
-        sys.modules.pop(name, None)
 
 
 MACHINE = {"cpu": "some CPU", "threads": 2, "levels": ["generic", "avx512"]}
