@@ -48,6 +48,8 @@ def prefill(
 def decode(model: Model, pool: KvPool, requests: Sequence[int], tokens: Any, threads: int) -> np.ndarray | None:
     """What :meth:`Model.decode` does; logits on the last stage, None on the others."""
     tokens = np.asarray(tokens, np.int64).reshape(-1)
+    if len(tokens) == len(requests) and model.ranks.splits_decode:
+        return prefill(model, pool, requests, tokens[:, None], 0, threads)
     _admit(model, pool, requests, [1] * len(requests))
     if len(tokens) != len(requests):
         raise ValueError(f"decode: {len(tokens)} tokens for {len(requests)} requests; needs one each")

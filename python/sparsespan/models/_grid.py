@@ -8,7 +8,7 @@ from typing import Any
 from .. import cp
 from ._config import ModelConfig
 from ._dcp import Dcp
-from ._ranks import Ranks, split_stages
+from ._ranks import O_PROJ, Ranks, split_stages
 from ._relay import trusted_line
 
 __all__ = ["Grid"]
@@ -32,6 +32,8 @@ class Grid:
         Stages, each with some of the layers.
     stage_layers : sequence of int, optional
         Layers of each stage, as in :class:`Ranks`.
+    o_proj : str
+        How the ranks of ``cp`` keep o_proj, as in :class:`Ranks`.
     """
 
     tp: int = 1
@@ -43,6 +45,7 @@ class Grid:
     page_size: int = 64
     pp: int = 1
     stage_layers: tuple[int, ...] | None = None
+    o_proj: str = "full"
 
     def __post_init__(self) -> None:
         for name in ("tp", "cp", "dcp", "page_size", "pp"):
@@ -53,6 +56,10 @@ class Grid:
                 f"grid: cp is {self.cp} and dcp {self.dcp}, needs one of them to be 1: rows are shared, or the KV "
                 "cache is"
             )
+        if self.o_proj not in O_PROJ:
+            raise ValueError(f"grid: o_proj is {self.o_proj!r}, needs one of {', '.join(map(repr, O_PROJ))}")
+        if self.o_proj != "full" and self.cp == 1:
+            raise ValueError(f'grid: o_proj is {self.o_proj!r} and cp 1, needs ranks that share it, or "full"')
         if self.dcp not in (1, self.tp):
             raise ValueError(f"grid: dcp is {self.dcp} and tp {self.tp}, needs dcp = {self.tp} (or 1): all ranks of tp")
 
@@ -71,7 +78,8 @@ class Grid:
     def words(self) -> str:
         """The grid in a few letters, such as ``TP2 x CP2 zigzag``."""
         parts = [f"TP{self.tp}"] if self.tp > 1 else []
-        parts += [f"CP{self.cp} {self.scheme}"] if self.cp > 1 else []
+        kept = "" if self.o_proj == "full" else f", o_proj {self.o_proj}"
+        parts += [f"CP{self.cp} {self.scheme}{kept}"] if self.cp > 1 else []
         parts += [f"DCP{self.dcp} {self.combine}, index-K {self.index_k}"] if self.dcp > 1 else []
         parts += [f"PP{self.pp}"] if self.pp > 1 else []
         return " x ".join(parts) or "one rank"
@@ -102,6 +110,19 @@ class Grid:
                 f"{', '.join(map(str, good))}: nearest is {nearest.words}"
             )
 
+        self._require_o_proj(config)
+
+    def _require_o_proj(self, config: ModelConfig) -> None:
+        n = {"gather_weight": config.dims.hidden, "a2a_rs": config.dims.heads * config.dims.v_head}.get(self.o_proj, 0)
+        if self.o_proj == "gather_weight":
+            n //= self.tp
+        if n % self.cp:
+            good = ", ".join(str(c) for c in range(1, min(n, 64) + 1) if n % c == 0)
+            what = "rows" if self.o_proj == "gather_weight" else "columns"
+            raise ValueError(
+                f"grid: {self.o_proj!r} cuts {n} {what} of o_proj over {self.cp} ranks that share rows, needs cp {good}"
+            )
+
     def join(self, world: Any) -> tuple[Ranks, dict[str, Any]]:
         """Make this rank's groups, and the communicators of those that have more than one rank, by name. Collective."""
         if world.size != self.ranks:
@@ -122,7 +143,10 @@ class Grid:
             dcp = Dcp(layout, combine=self.combine, index_k=self.index_k)
         experts = groups.get("experts", groups.get("cp"))
         stages = {"pp": groups["pp"], "stage_layers": self.stage_layers} if self.pp > 1 else {}
-        return Ranks(groups.get("cp"), self.scheme, groups.get("tp"), dcp=dcp, experts=experts, **stages), groups
+        ranks = Ranks(
+            groups.get("cp"), self.scheme, groups.get("tp"), dcp=dcp, experts=experts, o_proj=self.o_proj, **stages
+        )
+        return ranks, groups
 
     def require_room(self, config: ModelConfig, prompt: int, new: int, pool: int = 0) -> int:
         """Tokens that the caches need for a prompt and what is generated behind it, in whole pages.

@@ -6,20 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ._linear import Linear
+from ._kept import join_columns
 from ._taps import seen
 from ._weights import LayerWeights
 
-__all__ = ["join_columns", "project_out", "spread_product"]
+__all__ = ["project_out", "spread_product"]
 
 
-def join_columns(comm: Any, x: Any) -> Any:
-    """[t, n] of every rank side by side: [t, N * n]."""
-    parts = comm.all_gather(np.ascontiguousarray(x)).reshape(comm.size, *x.shape)
-    return np.ascontiguousarray(np.moveaxis(parts, 0, 1)).reshape(len(x), comm.size * x.shape[1])
-
-
-def spread_product(rows: Any, weight: Linear, how: str, tp: Any, threads: int) -> Any:
+def spread_product(rows: Any, weight: Any, how: str, tp: Any, threads: int) -> Any:
     """``rows @ w.T`` where each rank has some columns of ``rows``.
 
     "reduce" adds the ranks' products (``weight`` is some columns of w), which rounds otherwise than one rank does.

@@ -113,6 +113,7 @@ class DsaLayer:
         given = None if self.shared else self._index_queries(x, qr, positions, caches, threads)
         if work is not None:
             work.wait()
+            self.weights.travel(plan)
         if given is None:
             indices = self._given(indices, len(hidden))
         else:
@@ -214,6 +215,7 @@ class DsaLayer:
     def _keys(self, hidden: Any, positions: Any, caches: PagedCaches, threads: int) -> tuple[Any, Any, Any]:
         """Normed rows, the query latent (which the indexer shares), and (KV latent, rope key, index key or None)."""
         d, w = self.dims, self.weights
+        w.begin()
         x = self._norm(hidden, w.norm, d.eps, threads)
         kv = w.kv_a(x, threads=threads)
         latent, k_pe = self._norm(kv[:, : d.kv_lora], w.kv_a_norm, d.latent_eps, threads), kv[:, d.kv_lora :]

@@ -15,12 +15,13 @@ from ._checkpoint import Checkpoint
 from ._decoder import DecoderLayer
 from ._forward import decode, prefill
 from ._generate import generate
+from ._kept import Kept, lend
 from ._layer import DsaLayer
 from ._linear import Linear
 from ._mlp import Mlp
 from ._moe import MoE
 from ._pool import KvPool
-from ._ranks import Ranks
+from ._ranks import Ranks, place
 from ._relay import from_last_stage, giving_up_together
 from ._weights import LayerWeights, load_norm
 
@@ -62,7 +63,9 @@ class Model:
             raise ValueError(f"load: layers is {layers} and ranks has stages, which have theirs; needs one of the two")
         if not mine or mine.step != 1 or mine[0] < 0 or mine[-1] >= c.num_hidden_layers:
             raise ValueError(f"load: layers is {mine}, needs neighbours among the {c.num_hidden_layers} of the model")
+        self._kept = Kept(self.ranks.cp, self.ranks.o_proj)
         self.layers = [self._layer(checkpoint, i, hadamard) for i in mine]
+        lend({layer.index: layer.attention.weights for layer in self.layers}, self._kept)
         first, last = mine[0] == 0, mine[-1] == c.num_hidden_layers - 1
         embedding = checkpoint["model.embed_tokens.weight"] if first or (last and c.tie_word_embeddings) else None
         self.embedding = embedding if first else None
@@ -73,7 +76,7 @@ class Model:
     def _layer(self, checkpoint: Checkpoint, index: int, hadamard: bool | None) -> DecoderLayer:
         c, tensors = self.config, checkpoint.under(f"model.layers.{index}.")
         tp, how = self.ranks.tp, self.ranks.how
-        weights = LayerWeights(tensors, c.dims, (0, 1) if tp is None else (tp.rank, tp.size), how)
+        weights = LayerWeights(tensors, c.dims, place(tp), how, self._kept, index)
         attention = DsaLayer(c.dims, weights, index, hadamard, self._norm_cast)
         dense = c.mlp_layer_types[index] == "dense"
         mlp = Mlp(tensors, "mlp", tp, how) if dense else MoE(tensors, c, tp, how, self.ranks.experts)

@@ -9,7 +9,9 @@ from typing import Any
 from ..pipeline import split_layers
 from ._dcp import Dcp
 
-__all__ = ["Ranks", "place", "split_stages"]
+__all__ = ["O_PROJ", "Ranks", "place", "split_stages"]
+
+O_PROJ = ("full", "gather_weight", "a2a_rs", "broadcast")
 
 
 def place(comm: Any) -> tuple[int, int]:
@@ -41,6 +43,13 @@ class Ranks:
         messages between stages and for nothing else.
     stage_layers : sequence of int, optional
         Layers of each stage; default is the even split of :func:`sparsespan.pipeline.split_layers`.
+    o_proj : {"full", "gather_weight", "a2a_rs", "broadcast"}
+        How the ranks of ``cp`` keep o_proj, with the words of :func:`sparsespan.cp.o_proj`. "full": each the whole.
+        "gather_weight": each 1/N of its rows, gathered for a prefill; in decode, where all have the same rows, what
+        comes out is gathered instead. "a2a_rs": each 1/N of its columns (heads), gathered for a pass in which a request
+        has several tokens; where each has one, the ranks share the rows, exchange heads, multiply by their own part and
+        add: equal to one rank but for rounding. "broadcast": layer l's o_proj and q_b lie on rank ``l % N``, which
+        sends them while the layer before runs. All but "a2a_rs" keep the bits of one rank.
     """
 
     cp: Any = None
@@ -51,6 +60,7 @@ class Ranks:
     experts: Any = None
     pp: Any = None
     stage_layers: Sequence[int] | None = None
+    o_proj: str = "full"
 
     def __post_init__(self) -> None:
         if self.how not in ("gather", "reduce"):
@@ -61,6 +71,10 @@ class Ranks:
             raise ValueError("Ranks: dcp is given without tp, the ranks that share the cache")
         if self.stage_layers is not None and self.pp is None:
             raise ValueError("Ranks: stage_layers is given without pp, the stages that have them")
+        if self.o_proj not in O_PROJ:
+            raise ValueError(f"Ranks: o_proj is {self.o_proj!r}, needs one of {', '.join(map(repr, O_PROJ))}")
+        if self.o_proj != "full" and self.cp is None:
+            raise ValueError(f'Ranks: o_proj is {self.o_proj!r} without cp, the ranks that share it; needs "full"')
         if self.experts is not None:
             self._require_all(self.experts)
 
@@ -71,6 +85,11 @@ class Ranks:
                 f"Ranks: experts is rank {experts.rank} of {experts.size}, needs rank {row * heads + head} of "
                 f"{rows * heads}: cp rank {row} of {rows}, tp rank {head} of {heads}"
             )
+
+    @property
+    def splits_decode(self) -> bool:
+        """Whether the ranks of ``cp`` share the rows of a decode step too."""
+        return self.o_proj == "a2a_rs"
 
     def layers_of(self, layers: int) -> range:
         """The layers of this rank's stage, of so many in all."""

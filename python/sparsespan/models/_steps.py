@@ -64,6 +64,8 @@ def prefill_steps(prompts: Sequence[np.ndarray], held: Sequence[int], chunk: int
         new = [last - first for _, first, last in part]
         before = [int(held[b]) + first for b, first, _ in part]
         tokens = np.concatenate([prompts[b][first:last] for b, first, last in part])
-        plan = split_plan(scheme, np.concatenate([[0], np.cumsum(new)]), np.array(before, np.int64), size)
+        # Schemes that cut each request would give all rows of one token to one rank.
+        cut = "contiguous_flat" if ranks.splits_decode and max(new) == 1 else scheme
+        plan = split_plan(cut, np.concatenate([[0], np.cumsum(new)]), np.array(before, np.int64), size)
         ended = [n for n, (b, _, last) in enumerate(part) if last == len(prompts[b])]
         yield Step(number, f"prefill {before} + {new}", [b for b, _, _ in part], new, tokens, plan, rank, ended)

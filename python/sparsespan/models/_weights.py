@@ -9,8 +9,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from ..cp import CpPlan
+from ..pipeline import LayerShard
 from ..quant import weight_dequant
 from ._dims import LayerDims
+from ._kept import CutLinear, Kept
 from ._linear import Linear
 
 __all__ = ["LayerWeights", "layer_tensors", "load_linear", "load_norm", "seeded_tensors"]
@@ -83,15 +86,28 @@ def load_linear(
 ) -> Linear:
     """``name.weight``, or the rows or columns of it that belong to a rank; with its scales, where it is float8."""
     weight, scale = tensors[name + ".weight"], tensors.get(name + ".weight_scale_inv")
+    cuts = False
     for axis, part in enumerate((rows, columns)):
         if part is None or part == (0, weight.shape[axis]):
             continue
-        if scale is not None and (part[0] % 128 or (part[1] % 128 and part[1] != weight.shape[axis])):
-            weight, scale = weight_dequant(weight, scale), None  # a rank's edge cuts a block of 128 in two
-        weight = weight[(slice(None),) * axis + (slice(*part),)]
+        first, last = part
+        # Parts are of one size: all ranks say the same of a cut through a block of 128.
+        if scale is not None and (first % 128 or (last - first) % 128):
+            cuts, first, last = True, first // 128 * 128, min(-(-last // 128) * 128, weight.shape[axis])
+        weight = _piece(weight, axis, first, last)
         if scale is not None:
-            scale = scale[(slice(None),) * axis + (slice(part[0] // 128, -(-part[1] // 128)),)]
-    return Linear(weight, scale)
+            scale = _piece(scale, axis, first // 128, -(-last // 128))
+    if not cuts:
+        return Linear(weight, scale)
+    weight = weight_dequant(weight, scale)  # no more of it than the blocks that hold this part
+    for axis, part in enumerate((rows, columns)):
+        if part is not None and part[1] - part[0] != weight.shape[axis]:
+            weight = _piece(weight, axis, part[0] % 128, part[0] % 128 + part[1] - part[0])
+    return Linear(weight)
+
+
+def _piece(array: Any, axis: int, first: int, last: int) -> Any:
+    return array[first:last] if axis == 0 else array[:, first:last]
 
 
 class LayerWeights:
@@ -106,11 +122,16 @@ class LayerWeights:
         Rank and number of ranks that share the heads.
     o_proj : {"reduce", "gather"}
         Which part of o_proj a rank has: the columns of its heads, or so many rows.
+    kept : Kept, optional
+        What of this the rank's peers in ``cp`` keep for it.
+    index : int
+        Which layer it is.
     """
 
     def __init__(
-        self, tensors: Mapping[str, Any], dims: LayerDims, tp: tuple[int, int] = (0, 1), o_proj: str = "reduce"
-    ) -> None:
+        self, tensors: Mapping[str, Any], dims: LayerDims, tp: tuple[int, int] = (0, 1), o_proj: str = "reduce",
+        kept: Kept | None = None, index: int = 0,
+    ) -> None:  # fmt: skip
         self._tensors, self._dims = tensors, dims
         rank, ranks = tp
         if ranks < 1 or not 0 <= rank < ranks or dims.heads % ranks or dims.hidden % ranks:
@@ -125,16 +146,20 @@ class LayerWeights:
         width = dims.nope + dims.rope
         self.norm = load_norm(tensors["input_layernorm.weight"])
         self.q_a, self.q_a_norm = self._linear("q_a_proj"), load_norm(tensors["self_attn.q_a_layernorm.weight"])
-        self.q_b = self._linear("q_b_proj", rows=(first * width, last * width))
+        kept, self.index = kept or Kept(), index
+        self.lender: LayerShard | None = None
+        self.q_b: Any = self._linear("q_b_proj", rows=(first * width, last * width)) if kept.has(index) else None
         self.kv_a, self.kv_a_norm = (
             self._linear("kv_a_proj_with_mqa"),
             load_norm(tensors["self_attn.kv_a_layernorm.weight"]),
         )
         self.w_uk, self.w_uv = self._absorbed(first, last)
+        rows, columns = (0, dims.hidden), (0, dims.heads * dims.v_head)
         if o_proj == "reduce":
-            self.o = self._linear("o_proj", columns=(first * dims.v_head, last * dims.v_head))
+            columns = (first * dims.v_head, last * dims.v_head)
         else:
-            self.o = self._linear("o_proj", rows=(rank * dims.hidden // ranks, (rank + 1) * dims.hidden // ranks))
+            rows = (rank * dims.hidden // ranks, (rank + 1) * dims.hidden // ranks)
+        self.o: Any = self._output(kept, rows, columns) if kept.has(index) else None
         self.indexer = "self_attn.indexer.wq_b.weight" in tensors
         if self.indexer:
             self.index_q, self.index_k = self._linear("indexer.wq_b"), self._linear("indexer.wk")
@@ -144,6 +169,25 @@ class LayerWeights:
 
     def _linear(self, name: str, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None) -> Linear:
         return load_linear(self._tensors, f"self_attn.{name}", rows, columns)
+
+    def _output(self, kept: Kept, rows: tuple[int, int], columns: tuple[int, int]) -> Linear | CutLinear:
+        mine = kept.cut(rows, columns)
+        part = self._linear("o_proj", *mine)
+        if kept.mode not in ("gather_weight", "a2a_rs"):
+            return part
+        return CutLinear(kept, part, (mine[1][0] - columns[0], mine[1][1] - columns[0]))
+
+    def begin(self) -> None:
+        """The layer begins: what other ranks lend of it is on its way, what the next one needs sets out."""
+        if self.lender is not None:
+            if self.index == self.lender.layers[0] and self.lender.expected != self.index:
+                self.lender.reset()  # a pass ended half-way, on all ranks
+            self.lender.reach(self.index)
+
+    def travel(self, plan: CpPlan) -> None:
+        """Keys have been gathered: parts of o_proj may follow."""
+        if isinstance(self.o, CutLinear):
+            self.o.travel(plan)
 
     def _absorbed(self, first: int, last: int) -> tuple[Linear, Linear]:
         """kv_b as W_UK [H, 512, nope], which takes a query into the latent, and W_UV [H, v, 512], which brings it back.
