@@ -12,7 +12,7 @@ from sparsespan.models import Grid, Ranks, load, write_tiny
 from sparsespan.models._kept import CutLinear, Kept
 from sparsespan.models._linear import Linear
 
-SMALL = {"index_topk": 16, "n_routed_experts": 4, "num_hidden_layers": 4}
+SMALL = {"index_topk": 16, "n_routed_experts": 4, "num_hidden_layers": 4, "n_group": 1, "topk_group": 1}
 MODES = ("full", "gather_weight", "a2a_rs", "broadcast")
 
 
@@ -38,10 +38,6 @@ def answers(model, prompts):
     return first, mixed, model.decode(pool, requests, mixed.argmax(1))
 
 
-def grid_of(mode, tp, parts, scheme):
-    return Grid(tp=tp, cp=parts, scheme=scheme, o_proj=mode)
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("name", "tp", "parts", "scheme"), [
     ("glm", 1, 4, "contiguous_flat"), ("glm", 2, 2, "interleave"), ("fp8", 1, 2, "contiguous_flat"),
@@ -50,7 +46,7 @@ def grid_of(mode, tp, parts, scheme):
 def test_mixed_batches_have_the_bits_of_one_rank(paths, rng, mode, name, tp, parts, scheme):
     prompts = [rng.integers(0, 256, n) for n in (21, 3, 18, 1)]
     want = answers(load(paths[name]), prompts)
-    grid = grid_of(mode, tp, parts, scheme)
+    grid = Grid(tp=tp, cp=parts, scheme=scheme, o_proj=mode)
     for first, mixed, step in comm.run_ranks(
         grid.ranks, lambda world: answers(load(paths[name], ranks=grid.join(world)[0]), prompts)
     ):
@@ -60,6 +56,33 @@ def test_mixed_batches_have_the_bits_of_one_rank(paths, rng, mode, name, tp, par
             np.testing.assert_allclose(step, want[2], rtol=0, atol=grain * np.abs(want[2]).max())
         else:
             assert step.tobytes() == want[2].tobytes()
+
+
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_on_stages(paths, rng, mode):
+    """Two stages of two ranks; the second one's layers begin at 2, and no weight is on its way between stages."""
+    prompts = [rng.integers(0, 256, n) for n in (21, 3, 18)]
+    want = answers(load(paths["glm"]), prompts)
+    grid = Grid(cp=2, pp=2, scheme="contiguous_flat", o_proj=mode)
+    for found in comm.run_ranks(4, lambda world: answers(load(paths["glm"], ranks=grid.join(world)[0]), prompts)):
+        for one, other in zip(found, want):
+            np.testing.assert_allclose(one, other, rtol=0, atol=(mode == "a2a_rs") * 1e-5 * np.abs(other).max())
+
+
+def test_decode_rows_are_shared_where_heads_travel(paths, rng):
+    """Five requests, a token each: on two ranks three rows and two (and one of padding)."""
+    prompts = [rng.integers(0, 256, n) for n in (4, 3, 5, 2, 6)]
+
+    def run(world):
+        model = load(paths["glm"], ranks=Ranks(world, o_proj="a2a_rs"))
+        pool, rows = model.pool(640), set()
+        requests = [pool.open() for _ in prompts]
+        logits = model.prefill(pool, requests, prompts)
+        with models.Tap(lambda layer, positions, request, values: rows.add(tuple(request))):
+            model.decode(pool, requests, logits.argmax(1))
+        return rows
+
+    assert comm.run_ranks(2, run) == [{(0, 1, 2)}, {(3, 4, -1)}]
 
 
 def test_how_ranks_join_may_add_here_too(paths, rng):
@@ -176,9 +199,7 @@ def test_few_layers_and_more_ranks_than_layers(tmp_path, rng, layers):
 
 
 def test_refusals(paths):
-    with pytest.raises(
-        ValueError, match="o_proj is 'sum', needs one of 'full', 'gather_weight', 'a2a_rs', 'broadcast'"
-    ):
+    with pytest.raises(ValueError, match="o_proj is 'sum', needs one of 'full', 'gather_weight'"):
         Ranks(o_proj="sum")
     with pytest.raises(ValueError, match="o_proj is 'a2a_rs' without cp"):
         Ranks(o_proj="a2a_rs")
