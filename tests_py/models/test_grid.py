@@ -51,3 +51,40 @@ def test_ranks_are_dealt_stage_by_stage():
     for r, found in enumerate(comm.run_ranks(8, rank)):
         experts = list(range(4)) if r < 4 else list(range(4, 8))
         assert found == {**{name: native.group_of(name, r) for name in ("cp", "tp", "pp")}, "experts": experts}
+
+
+FLAVORS = {
+    "sglang": [("sglang", 8, 8, 1, 2), ("sglang", 8, 2, 1, 2), ("sglang", 4, 1, 4, 2), ("sglang", 2, 2, 1, 1)],
+    "vllm": [("vllm", 2, 4, 1, 2), ("vllm", 4, 1, 4, 2), ("vllm", None, 1, 2, 1)],
+    "native": [("native", None, 1, 4, 1), ("native", 2, 2, 1, 1)],
+}
+
+
+@pytest.mark.parametrize("numbers", [n for flavor in FLAVORS.values() for n in flavor])
+def test_engines_numbers_make_their_groups(numbers):
+    flavor, tp, cp_, dcp, pp = numbers
+    grid, theirs = Grid.of(*numbers), cp.rank_grid(tp, cp_, dcp, pp, flavor=flavor)
+    assert grid.ranks == theirs.world_size
+    heads = "attn_tp" if flavor == "sglang" else "tp"
+    for r in range(grid.ranks):
+        at = grid.place(r)
+        assert (at["stage"], at["cp"], at["tp"]) == tuple(theirs.rank_in(n, r) for n in ("pp", "cp", heads))
+        for group, fixed in (("pp", ("cp", "tp")), ("cp", ("stage", "tp")), (heads, ("stage", "cp"))):
+            same = [q for q in range(grid.ranks) if all(grid.place(q)[f] == at[f] for f in fixed)]
+            assert same == theirs.group_of(group, r)
+
+
+def test_sglang_reads_cp_inside_tp():
+    assert Grid.of("sglang", 8, 2, 1, 2, page_size=32) == Grid(tp=4, cp=2, pp=2, page_size=32)
+    assert Grid.of("sglang", cp=2) == Grid(cp=2)
+    for numbers, words in (
+        ((8, 3), "tp is 8 and cp 3; .* 1, 2, 4, 8; nearest is --tp 8 --cp 2"),
+        ((8, 0), "tp is 8 and cp 0; .* nearest is --tp 8 --cp 1"),
+        ((2, 8), "tp is 2 and cp 8; .* nearest is --tp 2 --cp 2"),
+        ((8, 2, 2), "shared by tp / cp = 4 ranks, needs dcp = 4 .* nearest is --tp 4 --cp 2 --dcp 2"),
+        ((4, 2, 2), "cp is 2 and dcp 2, needs one of them to be 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Grid.of("sglang", *numbers)
+    with pytest.raises(ValueError, match=r'flavor is .megatron., needs "native", "vllm" or "sglang"'):
+        Grid.of("megatron")

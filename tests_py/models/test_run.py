@@ -123,7 +123,6 @@ def test_seeds_draw(run):
 
 
 REFUSALS = {
-    "pp": (["--pp", "2"], "--pp is 2: pipeline stages of a whole model are not there yet"),
     "tp": (["--tp", "3"], "tp is 3, which does not divide num_attention_heads = 8, hidden_size = 64, "),
     "nearest": (["--tp", "3"], "needs one of 1, 2, 4, 8"),
     "cp dcp": (["--cp", "2", "--dcp", "2"], "cp is 2 and dcp 2, needs one of them to be 1"),

@@ -75,12 +75,13 @@ class Job:
     ) -> dict[str, Any]:
         total = came[-1] - came[0]
         seconds = {**watch.seconds, "comm": watch.comm_seconds()}
-        spans = [["compute", part, start, end, 0] for part, start, end in watch.spans]
+        spans = [["compute", part, start, end, 0] for part, start, end in (*watch.passes, *watch.spans)]
         for group, comm in groups.items() if self.spans else ():
             spans += [["comm", f"{e['op']} {group}", e["start"], e["end"], e["bytes"]] for e in comm.timeline()]
         return {
             "rank": world.rank,
-            "place": {"tp": world.rank % self.grid.tp, "cp": world.rank // self.grid.tp},
+            "place": self.grid.place(world.rank),
+            "layers": list(pool.caches.layers),
             "prefill_seconds": came[1] - came[0],
             "decode_seconds": came[-1] - came[1],
             "seconds": {**seconds, "rest": max(0.0, total - sum(seconds.values()))},

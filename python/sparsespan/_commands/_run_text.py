@@ -45,10 +45,11 @@ def table(document: dict[str, Any]) -> str:
     """Seconds, bytes and memory of each rank."""
     ranks = document["ranks"]
     parts = list(ranks[0]["seconds"])
-    heads = ["rank", "cp", "tp", *(f"{part} s" for part in parts), "KV bytes", "peak MiB"]
+    heads = ["rank", "stage", "layers", "cp", "tp", *(f"{part} s" for part in parts), "KV bytes", "peak MiB"]
     rows = [
         [
-            str(r["rank"]), str(r["place"]["cp"]), str(r["place"]["tp"]),
+            str(r["rank"]), str(r["place"]["stage"]), f"{r['layers'][0]}-{r['layers'][-1]}",
+            str(r["place"]["cp"]), str(r["place"]["tp"]),
             *(f"{r['seconds'][part]:.3f}" for part in parts),
             str(r["kv_bytes"]), f"{r['peak_memory_bytes'] / 2**20:.0f}",
         ]

@@ -20,7 +20,7 @@ SCHEMES = ("zigzag", "zigzag_padded", "ceil_chunk", "interleave", "contiguous", 
 COMBINES = ("a2a", "ag_rs", "ar")
 INDEX_KS = ("replicated", "sharded", "sharded_routed", "union", "gathered")
 _EPILOG = """\
-mpirun -n 2 sparsespan run CHECKPOINT --prompt-file TEXT --cp 2 --backend mpi
+mpirun -n 4 sparsespan run CHECKPOINT --prompt-file TEXT --cp 2 --pp 2 --backend mpi
 torchrun --nproc-per-node 2 -m sparsespan.cli run CHECKPOINT --prompt TEXT --tp 2 --backend gloo
 Exit code 0: tokens were generated; 1: the ranks failed; 2: refused; 130: interrupted.
 """
@@ -40,7 +40,14 @@ def register(commands: Any) -> None:
     grid.add_argument("--tp", type=int, help="ranks that share heads and experts (default dcp)")
     grid.add_argument("--cp", type=int, default=1, help="ranks that share the rows of the prefill")
     grid.add_argument("--dcp", type=int, default=1, help="ranks that share the KV cache: 1, or those of tp")
-    grid.add_argument("--pp", type=int, default=1, help="pipeline stages: only 1 so far")
+    grid.add_argument("--pp", type=int, default=1, help="pipeline stages, each with some of the layers")
+    grid.add_argument("--pp-layers", metavar="N,N,...", help="layers of each stage (default an even split)")
+    grid.add_argument(
+        "--flavor",
+        choices=("native", "vllm", "sglang"),
+        default="native",
+        help="whose numbers these are: for sglang tp is all ranks of a stage, and cp lies inside it",
+    )
     grid.add_argument("--scheme", choices=SCHEMES, default="zigzag", help="how cp ranks split rows")
     grid.add_argument("--combine", choices=COMBINES, default="a2a", help="how dcp ranks join attention")
     grid.add_argument("--index-k", choices=INDEX_KS, default="replicated", help="where dcp ranks keep index keys; "
@@ -68,6 +75,15 @@ def _prompt(arguments: argparse.Namespace) -> str:
         raise ValueError(f"{arguments.prompt_file}: is no UTF-8 text ({error})") from None
 
 
+def _stage_layers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(n) for n in text.split(","))
+    except ValueError:
+        raise ValueError(f"--pp-layers is {text!r}, needs whole numbers with commas between, such as 2,1,1") from None
+
+
 def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], str]:
     """The work of a rank, the head of the document, and the fingerprint that all processes share."""
     from .. import models
@@ -75,14 +91,13 @@ def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], 
     from ._run_text import TokenPrinter
 
     a = arguments
-    for name, least in (("max_new_tokens", 1), ("temperature", 0), ("seed", 0), ("chunk", 0), ("pool", 0), ("pp", 1)):
+    for name, least in (("max_new_tokens", 1), ("temperature", 0), ("seed", 0), ("chunk", 0), ("pool", 0)):
         if not getattr(a, name) >= least:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(a, name)}, needs at least {least}")
-    if a.pp > 1:
-        raise ValueError(
-            f"--pp is {a.pp}: pipeline stages of a whole model are not there yet, needs 1; tp, cp and dcp spread it"
-        )
-    grid = models.Grid(a.dcp if a.tp is None else a.tp, a.cp, a.dcp, a.scheme, a.combine, a.index_k)
+    grid = models.Grid.of(
+        a.flavor, a.tp, a.cp, a.dcp, a.pp, scheme=a.scheme, combine=a.combine, index_k=a.index_k,
+        stage_layers=_stage_layers(a.pp_layers),
+    )  # fmt: skip
     text = _prompt(a)
     checkpoint = models.Checkpoint(a.checkpoint)
     grid.require(checkpoint.config)
@@ -94,7 +109,8 @@ def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], 
     job = Job(a.checkpoint, *settings, a.trace is not None, printer)
     head = {
         "checkpoint": a.checkpoint, "model_type": checkpoint.config.model_type, "backend": a.backend,
-        "grid": {"tp": grid.tp, "cp": grid.cp, "dcp": grid.dcp, "words": grid.words, "scheme": grid.scheme,
+        "grid": {"tp": grid.tp, "cp": grid.cp, "dcp": grid.dcp, "pp": grid.pp, "flavor": a.flavor,
+                 "words": grid.words, "scheme": grid.scheme,
                  "combine": grid.combine, "index_k": grid.index_k},
         "prompt_tokens": len(prompt), "temperature": a.temperature, "seed": a.seed,
     }  # fmt: skip

@@ -35,7 +35,7 @@ def prefill(
             batch = [requests[b] for b in step.prompts]
             pool.caches.block_table = pool.table(batch)
             came = relay.take()
-            with stage_span(relay, step.number):
+            with stage_span(relay, f"prefill {step.number}"):
                 ends = _pass(model, step, pool, relay, came, threads)
                 if ends is not None and step.ended:
                     behind = np.ascontiguousarray(ends[step.ended])
@@ -60,7 +60,7 @@ def decode(model: Model, pool: KvPool, requests: Sequence[int], tokens: Any, thr
         relay, batch = _relay(model), f"decode {lens.tolist()}"
         relay.expect(0, batch, len(tokens))
         came = relay.take()
-        with stage_span(relay, 0):
+        with stage_span(relay, "decode"):
             hidden, indices = came or (model.embed(tokens), None)
             for layer in model.layers:
                 hidden, indices = layer.decode(

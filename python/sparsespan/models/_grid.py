@@ -63,6 +63,58 @@ class Grid:
         if self.dcp not in (1, self.tp):
             raise ValueError(f"grid: dcp is {self.dcp} and tp {self.tp}, needs dcp = {self.tp} (or 1): all ranks of tp")
 
+    @classmethod
+    def of(cls, flavor: str, tp: int | None = None, cp: int = 1, dcp: int = 1, pp: int = 1, **options: Any) -> Grid:
+        """Make a grid from the numbers that an engine would be started with.
+
+        Parameters
+        ----------
+        flavor : {"native", "vllm", "sglang"}
+            "native" and "vllm" mean by ``tp`` the ranks that share heads: ``pp * cp * tp`` ranks in all. For "sglang"
+            ``tp`` is all ranks of a stage, and ``cp`` lies inside it: heads are shared by ``tp / cp`` ranks.
+        tp : int, optional
+            Default ``dcp``, for "sglang" ``cp * dcp``.
+        cp, dcp, pp : int
+        **options
+            Further fields of the grid.
+
+        Raises
+        ------
+        ValueError
+            Numbers that make no grid.
+
+        Notes
+        -----
+        Both engines deal ranks stage by stage, and inside a stage by parts of the rows, then of the heads: SGLang has
+        ``rank = pp_rank * tp + cp_rank * (tp / cp) + attn_tp_rank``, vLLM ``(pp_rank * pcp + pcp_rank) * tp + tp_rank``.
+        The groups are those of :func:`sparsespan.cp.rank_grid`.
+
+        Examples
+        --------
+        >>> from sparsespan.models import Grid
+        >>> Grid.of("sglang", tp=8, cp=8, pp=2).words, Grid.of("vllm", tp=8, cp=8, pp=2).ranks
+        ('CP8 zigzag x PP2', 128)
+        """
+        if flavor not in ("native", "vllm", "sglang"):
+            raise ValueError(f'grid: flavor is {flavor!r}, needs "native", "vllm" or "sglang"')
+        if flavor != "sglang":
+            return cls(dcp if tp is None else tp, cp, dcp, pp=pp, **options)
+        whole = cp * dcp if tp is None else tp
+        if cp < 1 or whole < 1 or whole % cp:
+            good = [n for n in range(1, max(whole, 1) + 1) if whole % n == 0]
+            near = min(good, key=lambda n: abs(n - cp))
+            raise ValueError(
+                f"grid: tp is {whole} and cp {cp}; sglang's cp lies inside tp, needs one that divides it: "
+                f"{', '.join(map(str, good))}; nearest is --tp {whole} --cp {near}"
+            )
+        shared = whole // cp
+        if dcp not in (1, shared):
+            raise ValueError(
+                f"grid: tp is {whole}, cp {cp} and dcp {dcp}: heads are shared by tp / cp = {shared} ranks, needs "
+                f"dcp = {shared} (or 1), all of them; nearest is --tp {cp * dcp} --cp {cp} --dcp {dcp}"
+            )
+        return cls(shared, cp, dcp, pp=pp, **options)
+
     @property
     def ranks(self) -> int:
         """Ranks in all."""

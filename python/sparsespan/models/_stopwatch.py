@@ -71,13 +71,13 @@ class Stopwatch:
 
 
 @contextmanager
-def stage_span(relay: Relay, number: int) -> Iterator[None]:
-    """Keep when a stage has a pass, where this thread has a stopwatch and the model has stages."""
+def stage_span(relay: Relay, what: str) -> Iterator[None]:
+    """Keep when a stage computes a pass, where this thread has a stopwatch and the model has stages."""
     watch = getattr(_here, "watch", None)
     start = time.monotonic()
     yield
     if watch is not None and watch.keeps and relay.stages > 1:
-        watch.passes.append((f"stage {relay.stage} pass {number}", start, time.monotonic()))
+        watch.passes.append((f"stage {relay.stage} {what}", start, time.monotonic()))
 
 
 def timed(part: str, work: Callable[..., Any], *args: Any, **options: Any) -> Any:
