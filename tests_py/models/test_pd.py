@@ -73,6 +73,8 @@ GRIDS = {
     "CP4 interleave -> TP2": PdGrid(Grid(cp=4, scheme="interleave"), Grid(tp=2)),
     "TP2 -> DCP4, small pages": PdGrid(Grid(tp=2, page_size=16), Grid(tp=4, dcp=4, page_size=4)),
     "CP2 x TP2 -> DCP2 sharded keys": PdGrid(Grid(tp=2, cp=2), Grid(tp=2, dcp=2, index_k="sharded", page_size=8)),
+    "CP4 x PP2 -> DCP4": PdGrid(Grid(cp=4, pp=2), Grid(tp=4, dcp=4)),
+    "PP3 uneven -> TP2 x DCP2 x PP2": PdGrid(Grid(pp=3), Grid(tp=2, dcp=2, pp=2, page_size=16)),
     "DCP2 -> DCP4": PdGrid(Grid(tp=2, dcp=2, page_size=8), Grid(tp=4, dcp=4, page_size=8)),
 }
 
@@ -103,6 +105,32 @@ def test_bytes_are_those_of_the_plan(paths, prompts, layouts):
         assert received == came.report.received + came.report.checksums + came.logits.nbytes
     if layouts:
         assert ranks[-1][1][0] == on_one_rank(paths["glm"], prompts, 64, (False, True), **layouts)[0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_generate(paths, prompts, temperature):
+    options = {"temperature": temperature, "seed": 3, "stop_at_eos": False}
+    want = models.load(paths["glm"]).generate(prompts, STEPS, **options)
+    for grid in (PdGrid(Grid(cp=2), Grid(tp=2)), PdGrid(Grid(cp=2, pp=2), Grid(pp=2))):
+
+        def rank(world, grid=grid):
+            here, told, moved = grid.join(world), [], []
+            model = models.load(paths["glm"], ranks=here.ranks)
+            pool = model.pool(512, here.side.page_size)
+            said = here.generate(
+                model, prompts, STEPS, pool=pool, chunk=40, **options, on_hand_over=moved.append,
+                on_token=lambda b, token: told.append((b, token)),
+            )  # fmt: skip
+            assert pool.free_pages == pool.pages and here.generate(model, prompts, STEPS, **options) == said
+            return said, sorted(told), moved[0].plan.total_bytes
+
+        ranks = comm.run_ranks(grid.ranks, rank)
+        told = sorted((b, token) for b, tokens in enumerate(want) for token in tokens)
+        assert [said for said, _, _ in ranks] == [None] * grid.prefill.ranks + [want] * grid.decode.ranks
+        assert [came for _, came, _ in ranks] == [[]] * grid.prefill.ranks + [told] * grid.decode.ranks
+        assert len({moved for _, _, moved in ranks}) == 1
+    with pytest.raises(ValueError, match="max_new_tokens is 0"):
+        comm.run_ranks(2, lambda world: PdGrid(Grid(), Grid()).join(world).generate(None, prompts, 0))
 
 
 def test_a_full_decode_pool_loses_nothing(paths, prompts):
@@ -185,6 +213,14 @@ def test_refusals_in_the_same_words_on_every_rank(paths):
         return pool, requests, logits
 
     refused(paths, r"rank 1 has requests of \[4\] tokens, rank 0 of \[3\]; needs the same", on(1, longer))
+    stages = PdGrid(Grid(pp=2), Grid())
+
+    def misplaced(rank, model, pool, requests, logits):
+        if rank == 0:
+            pool.caches.layers = pool.caches.layers[:1]
+        return pool, requests, logits
+
+    refused(paths, r"the prefill ranks hold the layers \(first, number\) .*, needs stages in order", misplaced, stages)
     refused(paths, r"rank 2 has indexer_types \['full', 'shared'", same, other="glm")
 
 

@@ -86,7 +86,7 @@ def _facts(config: ModelConfig, pool: KvPool, requests: Sequence[int], logits: A
 
 def _stages(name: str, grid: Grid, told: Sequence[dict[str, Any]], layers: int) -> tuple[int, ...]:
     """Layers of each stage of one side; its ranks have them between them."""
-    each = grid.tp * grid.cp
+    each = grid.tp * grid.cp  # ranks of a stage
     found = [[tuple(one["layers"]) for one in told[at : at + each]] for at in range(0, len(told), each)]
     at = 0
     for stage in found:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._config import ModelConfig
+from ._generate import go_on, require_new
 from ._grid import Grid
 from ._hand_over import HandOver, hand_over
 from ._model import Model
@@ -159,3 +160,50 @@ class PdRanks:
         """
         grids = (self.grid.prefill, self.grid.decode)
         return hand_over(self.world, grids, model.config, pool, requests, logits, timeout, threads)
+
+    def generate(
+        self, model: Model, prompts: Sequence[Any], max_new_tokens: int, *, pool: KvPool | None = None, chunk: int = 0,
+        temperature: float = 0.0, seed: int = 0, stop_at_eos: bool = True,
+        on_token: Callable[[int, int], None] | None = None, on_hand_over: Callable[[HandOver], None] | None = None,
+        timeout: float | None = None, threads: int = 0,
+    ) -> list[list[int]] | None:  # fmt: skip
+        """Prefill prompts on one side, hand them over, and generate on the other. Collective, the same call everywhere.
+
+        Parameters
+        ----------
+        model, timeout
+            As in :meth:`hand_over`.
+        prompts, max_new_tokens, pool, chunk, temperature, seed, stop_at_eos, threads
+            As in :meth:`Model.generate`; the default pool of each side is of just the size that it needs.
+        on_token : callable, optional
+            Called with (number of the prompt, token) on the decode ranks.
+        on_hand_over : callable, optional
+            Called with the :class:`HandOver` once this rank has it.
+
+        Returns
+        -------
+        list of list of int, or None
+            New tokens of each prompt on a decode rank, those of :meth:`Model.generate`; None on a prefill rank.
+        """
+        require_new(max_new_tokens)
+        page = self.side.page_size
+        held = page * self.side.dcp
+        wanted = [len(p) + (0 if self.prefills else max_new_tokens) for p in prompts]
+        own = pool or model.pool(sum(-(-n // held) * held for n in wanted) or 1, page)
+        requests = [own.open() for _ in prompts] if self.prefills else []
+        try:
+            logits = None
+            if self.prefills:
+                logits = model.prefill(own, requests, prompts, chunk=chunk, threads=threads)
+            came = self.hand_over(model, own, requests, logits, timeout=timeout, threads=threads)
+            requests = list(came.requests)
+            if on_hand_over is not None:
+                on_hand_over(came)
+            if self.prefills:
+                return None
+            return go_on(
+                model, own, requests, came.logits, max_new_tokens, threads, (temperature, seed), stop_at_eos, on_token
+            )
+        finally:
+            for request in requests:
+                own.close(request)
