@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from . import _verify_models
+
 __all__ = ["register"]
 
 # As in sparsespan.verification, spelled out so that other commands need not import it.
@@ -25,6 +27,7 @@ _EPILOG = """\
 Without --cp and --dcp: prefill over cp and decode over dcp, 4 ranks each. With both: one grid of cp x tp ranks.
 mpirun -n 4 sparsespan verify --backend mpi --cp 4
 torchrun --nproc-per-node 4 -m sparsespan.cli verify --backend gloo --dcp 4 --index-k all
+sparsespan verify --models    # whole models, against transformers
 Exit code 0: every case kept its contract; 1: one did not, or ended in an error; 2: refused.
 """
 
@@ -87,6 +90,7 @@ def register(commands: Any) -> None:
     what.add_argument("--lens", type=_integers, help="prefill: new tokens, decode: keys of each request; for --batch")
     what.add_argument("--prefix", type=_integers, help="prefill: cached tokens, one number or one for each request")
     what.add_argument("--next-n", type=_integers, help="query rows of a decode request (default 1)")
+    _verify_models.add_arguments(parser)
     model = parser.add_argument_group("tensors")
     model.add_argument("--model", choices=("v3.2", "glm-5"), default="v3.2")
     model.add_argument("--layout", choices=("fp8_656", "bf16_576"), default="fp8_656", help="KV cache; index-K follows")
@@ -101,7 +105,7 @@ def register(commands: Any) -> None:
     end.add_argument("--inject", choices=("flip", "count", "corrupt", "raise", "skip", "delay", "plan", "die"),
                      help="do something wrong on the last rank: verify must then fail")  # fmt: skip
     end.add_argument("--inject-at", type=_integer, default=0, metavar="N", help="operation that goes wrong, from 0")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, defaults=parser.get_default)
 
 
 def _cases(arguments: argparse.Namespace, size: int | None) -> list[Any]:
@@ -173,6 +177,8 @@ def _refuse(team: Any, error: Exception) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if _verify_models.asked(arguments):
+        return _verify_models.run(arguments)
     from .. import verification
     from . import _verify_text
 
