@@ -1,5 +1,6 @@
 """Whole models against transformers: the fixtures, rows of the table, and that a row can fail."""
 
+import dataclasses
 import json
 import shutil
 
@@ -81,8 +82,8 @@ def test_a_seed_near_a_tie_is_refused_and_passed_over():
 
 
 ROWS = [
-    ("deepseek_v32", ("one", "cp4:zigzag_padded", "dcp2:ar:sharded")),
-    ("glm_moe_dsa", ("one", "tp2xcp2:interleave", "dcp4:ag_rs:gathered")),
+    ("deepseek_v32", ("one", "cp4:zigzag_padded", "dcp2:ar:sharded", "cp2-to-tp2xdcp2")),
+    ("glm_moe_dsa", ("one", "pp2xcp2:interleave", "dcp4:ag_rs:gathered", "cp2-to-tp2")),
 ]
 
 
@@ -91,15 +92,18 @@ ROWS = [
 def test_rows_hold(sources, model, grids):
     document = parity.table([sources[model]], parity.ways(grids))
     assert document["passed"], [row["why"] for row in document["rows"]]
-    one, spread, shared = document["rows"]
+    one, spread, shared, handed = document["rows"]
     for row in document["rows"]:
-        assert set(row["errors"]) == {"prefill", "decode", "chunked"} and row["tokens_equal"]
+        assert set(row["errors"]) == {"prefill", "decode", "chunked", "forced"} and row["tokens_equal"]
         assert 0 < row["error"] <= parity.LIMIT and len(row["bytes"]) == row["ranks"]
     assert spread["bits"] == "one" and shared["bits"] == ""
+    assert handed["bits"] == ("" if "dcp" in handed["grid"] else "one")
+    assert handed["bits_promised"][:2] == ["prefill", "chunked"]
     assert one["bytes"] == [{}]
-    assert all(rank["cp"]["prefill"]["all_gather"]["bytes"] > 0 for rank in spread["bytes"])
-    assert all(rank["cp"].get("decode", {}) == {} for rank in spread["bytes"])  # every rank computes all rows
-    assert all(sum(op["bytes"] for op in rank["tp"]["decode"].values()) > 0 for rank in shared["bytes"])
+    received = lambda rank, group, stage: sum(op["bytes"] for op in rank[group].get(stage, {}).values())  # noqa: E731
+    assert all(received(rank, "cp", "prefill") > 0 for rank in spread["bytes"])
+    assert all(received(rank, "tp", "decode") > 0 for rank in shared["bytes"])
+    assert [received(rank, "pd", "hand over") > 10000 for rank in handed["bytes"]] == [False] * 2 + [True] * 2
     json.dumps(document, allow_nan=False)
 
 
@@ -119,11 +123,30 @@ def test_a_perturbed_weight_fails_the_row(sources, tmp_path):
 
 
 @peer
-def test_one_wrong_rank_fails_the_row(sources):
-    row = parity.row(*sources["glm_moe_dsa"], parity.ways(("cp2",))[0], flip=True)
-    assert not row["passed"] and row["error"] > parity.LIMIT and not row["tokens_equal"]
-    assert row["why"][0].startswith("rank 1: ") and "ranks have logits of different bits" in row["why"]
+def test_a_wrong_sign_fails_the_row(sources):
+    row = parity.row(*sources["glm_moe_dsa"], parity.ways(("pp2",))[0], flip=True)
+    assert not row["passed"] and row["error"] > parity.LIMIT and not row["tokens_equal"] and not row["error_words"]
     assert any("transformers has" in why for why in row["why"])
+
+
+@peer
+def test_ranks_that_part_fail_the_row(sources, monkeypatch):
+    """One rank of two with another weight: its tokens lead it elsewhere, which its peer notices."""
+    job = parity._rank.Job.__call__
+    monkeypatch.setattr(
+        parity._rank.Job, "__call__", lambda self, world: job(dataclasses.replace(self, flip=world.rank == 1), world)
+    )
+    row = parity.row(*sources["glm_moe_dsa"], parity.ways(("cp2",))[0])
+    assert not row["passed"] and row["error"] is None and row["error_words"].startswith("RankMismatch: ")
+
+
+@peer
+def test_other_bits_than_promised_fail_the_row(sources):
+    folder, reference = sources["deepseek_v32"]
+    before = {"one": {"prefill": "0"}}
+    row = parity.row(folder, reference, parity.ways(("one",))[0], before=before)
+    assert not row["passed"] and row["tokens_equal"] and row["error"] <= parity.LIMIT
+    assert row["why"] == ["the bits are not those of one rank: prefill, chunked, decode, forced"]
 
 
 @peer
@@ -165,6 +188,9 @@ def test_refusals(capsys):
         ("tp4xdcp2", "dcp is 2 and tp 4"),
         ("tp0", "tp is 0, needs at least 1"),
         (",tp2", "'' is no grid"),
+        ("tp2-to-cp2", "the decode side has cp = 2, needs 1"),
+        ("cp2-to-tp2-to-tp2", "'tp2-to-tp2' is no grid"),
+        ("cp64xtp32", "cp64xtp32 needs 2048 ranks, at most 1024"),
     ):
         assert words in refused(capsys, "--models", "--grids", grid)
     with pytest.raises(SystemExit):

@@ -40,8 +40,8 @@ def add_arguments(parser: Any) -> None:
     what.add_argument(
         "--grids",
         metavar="NAMES",
-        help="such as tp2,cp4:interleave,dcp4:ag_rs:sharded,tp2xcp2 (default: one rank, TP, CP of each scheme, DCP, "
-        "and products of them)",
+        help="such as tp2,cp4:interleave,dcp4:ag_rs:sharded,tp2xcp2xpp2,cp4-to-tp2xdcp2 (default: one rank, TP, CP "
+        "of each scheme, DCP, PP, products of them, and prefill and decode on different grids)",
     )  # fmt: skip
     what.add_argument("--find-seeds", action="store_true", help="search anew the seeds that keep away from ties")
 
@@ -149,15 +149,20 @@ def _end(arguments: argparse.Namespace, team: Any, out: _Printer, document: dict
 
 
 def _moved(ranks: list[dict[str, Any]]) -> str:
-    """By group, what the busiest rank received in prefill / decode."""
-    total = {
-        group: {
-            stage: max(sum(op["bytes"] for op in rank[group].get(stage, {}).values()) for rank in ranks)
-            for stage in ("prefill", "decode")
+    """By group, what its busiest rank received, prefill / decode; between two grids, what was handed over."""
+    words = []
+    for group in dict.fromkeys(name for rank in ranks for name in rank):
+        most = {
+            stage: max(sum(op["bytes"] for op in rank.get(group, {}).get(stage, {}).values()) for rank in ranks)
+            for stage in ("prefill", "hand over", "decode")
         }
-        for group in (ranks[0] if ranks else {})
-    }
-    return "; ".join(f"{group} {moved['prefill']:,} / {moved['decode']:,}" for group, moved in total.items()) or "-"
+        if group == "pd":
+            words.append(f"handed over {most['hand over']:,}")
+        elif " " in group:  # of one side
+            words.append(f"{group} {most[group.split()[0]]:,}")
+        else:
+            words.append(f"{group} {most['prefill']:,} / {most['decode']:,}")
+    return "; ".join(words) or "-"
 
 
 class _Printer:
@@ -186,7 +191,7 @@ class _Printer:
                         f"{_close(r.gaps)}")  # fmt: skip
         self._print(
             "error, tokens, bits, s measured; bytes counted, into the busiest rank, by group: prefill / decode\n"
-            "bits: the first row that has the same"
+            "bits: the first row that has the same; a-to-b: prefill on grid a, decode on grid b"
         )
         width = max(len(way.name) for way in ways)
         self._widths = [4, max(len(r.model) for r in references), width, 5, 10, 12, width, 6, 0]

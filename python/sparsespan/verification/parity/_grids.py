@@ -1,4 +1,4 @@
-"""Grids by name: ``one``, ``tp2xcp2``, ``cp4:interleave``, ``dcp4:ag_rs:sharded``."""
+"""Grids by name: ``one``, ``tp2xcp2``, ``cp4:interleave``, ``dcp4:ag_rs:sharded``, ``pp2xcp2``, ``cp4-to-tp2xdcp2``."""
 
 from __future__ import annotations
 
@@ -17,33 +17,44 @@ GRIDS = (
     "one", "tp2", "cp2",
     "cp4:zigzag", "cp4:zigzag_padded", "cp4:ceil_chunk", "cp4:interleave", "cp4:contiguous", "cp4:contiguous_flat",
     "dcp2", "dcp2:ar:sharded", "dcp4", "dcp4:ag_rs:sharded", "dcp4:ar:sharded_routed", "dcp4:a2a:gathered",
-    "tp2xcp2",
+    "tp2xcp2", "pp2", "pp2xcp2", "pp2xdcp2", "tp2xcp2xpp2", "cp2-to-tp2", "cp2-to-tp2xdcp2", "cp4-to-tp2xdcp2",
 )  # fmt: skip
-_AXES = ("tp", "cp", "dcp")
+_AXES = ("tp", "cp", "dcp", "pp")
+_PAGE, _DECODE_PAGE = 16, 8  # requests share no page, and have several
 
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """A grid that a model is run on.
+    """A grid that a model is run on, or a pair: prefill on one, decode on the other.
 
     Attributes
     ----------
     name : str
-    grid : Grid
+    prefill : Grid
+    decode : Grid or None
+        None: the same ranks decode.
     """
 
     name: str
-    grid: models.Grid
+    prefill: models.Grid
+    decode: models.Grid | None = None
+
+    @property
+    def pair(self) -> models.PdGrid | None:
+        """Both grids as one, where there are two."""
+        return None if self.decode is None else models.PdGrid(self.prefill, self.decode)
 
     @property
     def ranks(self) -> int:
         """Ranks in all."""
-        return self.grid.ranks
+        return (self.pair or self.prefill).ranks
 
     @property
-    def bits(self) -> bool:
-        """Whether the bits of one rank are promised: not where partial attention is merged over a shared cache."""
-        return self.grid.dcp == 1
+    def promised(self) -> tuple[str, ...]:
+        """Stages with the bits of one rank: not those that merge partial attention over a shared cache."""
+        decode = self.decode or self.prefill
+        found: tuple[str, ...] = ("prefill", "chunked") if self.prefill.dcp == 1 else ()
+        return (*found, "decode", "forced") if self.prefill.dcp == decode.dcp == 1 else found
 
 
 def _option(word: str) -> tuple[str, str]:
@@ -56,17 +67,26 @@ def _option(word: str) -> tuple[str, str]:
     )
 
 
-def _grid(text: str) -> models.Grid:
+def _grid(text: str, page: int) -> models.Grid:
     head, *options = text.split(":")
     fields: dict[str, Any] = {}
     for part in () if head == "one" else head.split("x"):
         axis = re.fullmatch(r"([a-z]+)([0-9]{1,4})", part)
         if axis is None or axis[1] not in _AXES or axis[1] in fields:
             raise ValueError(
-                f"--grids: {text!r} is no grid, needs one, or {', '.join(_AXES)} with their sizes such as tp2xcp2"
+                f"--grids: {text!r} is no grid, needs one, or {', '.join(_AXES)} with their sizes "
+                "such as tp2xcp2 (or two of these such as cp4-to-tp2xdcp2)"
             )
         fields[axis[1]] = int(axis[2])
-    return models.Grid(**{"tp": fields.get("dcp", 1)} | fields | dict(map(_option, options)))
+    return models.Grid(**{"tp": fields.get("dcp", 1), "page_size": page} | fields | dict(map(_option, options)))
+
+
+def _way(name: str) -> Way:
+    prefill, to, decode = name.partition("-to-")
+    way = Way(name, _grid(prefill, _PAGE), _grid(decode, _DECODE_PAGE) if to else None)
+    if way.ranks > 1024:
+        raise ValueError(f"--grids: {name} needs {way.ranks} ranks, at most 1024 are given")
+    return way
 
 
 def ways(names: tuple[str, ...] = GRIDS) -> list[Way]:
@@ -79,7 +99,7 @@ def ways(names: tuple[str, ...] = GRIDS) -> list[Way]:
 
     Examples
     --------
-    >>> [(way.name, way.ranks) for way in ways(("one", "tp2xcp2:interleave", "dcp4"))]
-    [('one', 1), ('tp2xcp2:interleave', 4), ('dcp4', 4)]
+    >>> [(way.name, way.ranks) for way in ways(("one", "tp2xcp2:interleave", "dcp4", "cp4-to-tp2xdcp2"))]
+    [('one', 1), ('tp2xcp2:interleave', 4), ('dcp4', 4), ('cp4-to-tp2xdcp2', 6)]
     """
-    return [Way(name, _grid(name)) for name in names]
+    return [_way(name) for name in names]

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,20 @@ from ._reference import Reference
 
 __all__ = ["Job"]
 
-PAGE, CHUNK, FORCED = 16, 29, 4
+CHUNK, FORCED = 29, 4
 
 
 class _Held:
-    """Largest error of each stage and a digest of all logits."""
+    """Largest error of each stage and a digest of its logits."""
 
     def __init__(self) -> None:
         self.errors: dict[str, float] = {}
         self.worst: dict[str, str] = {}
-        self._digest = hashlib.blake2b(digest_size=8)
+        self._digests: dict[str, Any] = {}
 
     def hold(self, stage: str, got: np.ndarray, want: Any, where: str) -> None:
         """Rows [n, vocab] against those of transformers; a difference counts as a part of the row's largest logit."""
-        self._digest.update(np.ascontiguousarray(got).tobytes())
+        self._digests.setdefault(stage, hashlib.blake2b(digest_size=8)).update(np.ascontiguousarray(got).tobytes())
         want = np.asarray(want)
         error = np.abs(got.astype(np.float64) - want).max(1) / np.abs(want).max(1)
         error = np.where(np.isfinite(error), error, np.inf)
@@ -39,9 +40,46 @@ class _Held:
         if not error[row] <= self.errors.get(stage, -1.0):
             self.errors[stage], self.worst[stage] = float(error[row]), f"{where}, prompt {row}"
 
-    def digest(self) -> str:
+    def digests(self) -> dict[str, str]:
         """Equal for equal bits."""
-        return self._digest.hexdigest()
+        return {stage: digest.hexdigest() for stage, digest in self._digests.items()}
+
+
+class _Place:
+    """A rank's model and its groups, on one grid or on a side of two."""
+
+    def __init__(self, folder: Path, way: Way, world: Any) -> None:
+        pair = way.pair
+        self._here = None if pair is None else pair.join(world)
+        if self._here is None:
+            self.grid = way.prefill
+            ranks, self.groups = self.grid.join(world)
+        else:
+            self.grid, ranks = self._here.side, self._here.ranks
+            side = "prefill" if self._here.prefills else "decode"
+            self.groups = {f"{side} {name}": comm for name, comm in self._here.groups.items()} | {"pd": world}
+        self.prefills = self._here is None or self._here.prefills
+        self.decodes = self._here is None or not self._here.prefills
+        self.model = models.load(folder, ranks=ranks)
+
+    def pool(self, lengths: list[int]) -> Any:
+        """Room for requests of these lengths in pages of this side's ranks, and for one more of a page."""
+        page = self.grid.page_size * self.grid.dcp
+        pool = self.model.pool(sum(-(-n // page) * page for n in lengths) + page, self.grid.page_size)
+        pool.reserve([pool.open()], [1])  # no request begins at page 0
+        return pool
+
+    def begin(self, pool: Any, prompts: int, prefill: Callable[[list[int]], np.ndarray]) -> tuple[list[int], Any]:
+        """Requests and the logits behind their prompts, where decoding goes on; elsewhere logits alone."""
+        requests = [pool.open() for _ in range(prompts)] if self.prefills else []
+        return requests, prefill(requests) if self.prefills else None
+
+    def carry(self, pool: Any, requests: list[int], logits: Any) -> tuple[list[int], Any]:
+        """From the prefill ranks to the decode ranks, where these are others."""
+        if self._here is None:
+            return requests, logits
+        came = self._here.hand_over(self.model, pool, requests, logits)
+        return (requests, logits) if self.prefills else (list(came.requests), came.logits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +93,7 @@ class Job:
     way : Way
     reference : Reference
     flip : bool
-        The last rank's final norm has a wrong sign: the row must fail.
+        The final norm has a wrong sign on every rank: the row must fail.
     """
 
     folder: Path
@@ -64,59 +102,63 @@ class Job:
     flip: bool = False
 
     def __call__(self, world: Any) -> dict[str, Any]:
-        grid = dataclasses.replace(self.way.grid, page_size=PAGE)
-        ranks, groups = grid.join(world)
-        model = models.load(self.folder, ranks=ranks)
-        if self.flip and world.rank == world.size - 1 and model.norm is not None:
-            model.norm = np.concatenate([-model.norm[:1], model.norm[1:]])
-        traffic = {name: Traffic(comm) for name, comm in groups.items()}
+        place = _Place(self.folder, self.way, world)
+        norm: Any = place.model.norm
+        if self.flip and norm is not None:  # the last stage's
+            place.model.norm = np.concatenate([-norm[:1], norm[1:]])
+        traffic = {name: Traffic(comm) for name, comm in place.groups.items()}
         held, begun = _Held(), time.perf_counter()
-        tokens = self._generate(model, held, traffic)
-        self._in_pieces(model, held)
+        tokens = self._generate(place, held, traffic)
+        self._in_pieces(place, held)
         return {
             "rank": world.rank,
             "errors": held.errors,
             "worst": held.worst,
-            "tokens": tokens.tolist(),
-            "digest": held.digest(),
+            "tokens": tokens,
+            "digests": held.digests(),
             "bytes": {name: counted.stages for name, counted in traffic.items()},
             "seconds": time.perf_counter() - begun,
         }
 
-    def _pool(self, model: models.Model) -> Any:
-        """Room for all requests, in pages of all ranks."""
-        r, page = self.reference, PAGE * self.way.grid.dcp
-        return model.pool(sum(-(-(len(p) + r.tokens.shape[1]) // page) * page for p in r.prompts), PAGE)
-
-    def _generate(self, model: models.Model, held: _Held, traffic: dict[str, Traffic]) -> np.ndarray:
+    def _generate(self, place: _Place, held: _Held, traffic: dict[str, Traffic]) -> Any:
         """Prefill in one pass, then 64 tokens, each the best of our own logits; bytes are counted here."""
-        r, pool = self.reference, self._pool(model)
-        requests = [pool.open() for _ in r.prompts]
+        r, model, count = self.reference, place.model, self.reference.tokens.shape[1]
+        pool = place.pool([len(p) + count for p in r.prompts])
         with _stages(traffic, "prefill"):
-            logits = model.prefill(pool, requests, r.prompts)
+            requests, logits = place.begin(pool, len(r.prompts), lambda new: model.prefill(pool, new, r.prompts))
+        with _stages(traffic, "hand over"):
+            requests, logits = place.carry(pool, requests, logits)
         held.hold("prefill", logits, [rows[-1] for rows in r.prompt_logits], "last token")
+        if not place.decodes:
+            return None
         tokens = [models.sample(logits)]
         with _stages(traffic, "decode"):
-            for step in range(1, r.tokens.shape[1]):
+            for step in range(1, count):
                 logits = model.decode(pool, requests, tokens[-1])
-                same = np.array_equal(np.stack(tokens, 1), r.tokens[:, :step])
-                if same:  # behind another token other logits are right
+                if np.array_equal(
+                    np.stack(tokens, 1), r.tokens[:, :step]
+                ):  # other tokens have other logits behind them
                     held.hold("decode", logits, r.logits[step], f"token {step}")
                 tokens.append(models.sample(logits))
-        return np.stack(tokens, 1)
+        return np.stack(tokens, 1).tolist()
 
-    def _in_pieces(self, model: models.Model, held: _Held) -> None:
+    def _in_pieces(self, place: _Place, held: _Held) -> None:
         """Prompts in two parts, each in chunks, so that pages of requests interleave; then tokens of transformers."""
-        r, pool = self.reference, self._pool(model)
-        requests = [pool.open() for _ in r.prompts]
+        r, model, pool = self.reference, place.model, place.pool([len(p) + FORCED for p in self.reference.prompts])
         cuts = [len(p) * 2 // 5 for p in r.prompts]
-        logits = model.prefill(pool, requests, [p[:n] for p, n in zip(r.prompts, cuts)], chunk=CHUNK)
-        held.hold("chunked", logits, [rows[n - 1] for rows, n in zip(r.prompt_logits, cuts)], "first part")
-        logits = model.prefill(pool, requests, [p[n:] for p, n in zip(r.prompts, cuts)], chunk=CHUNK)
-        held.hold("chunked", logits, [rows[-1] for rows in r.prompt_logits], "second part")
-        for step in range(1, FORCED):
+
+        def prefill(new: list[int]) -> np.ndarray:
+            logits = model.prefill(pool, new, [p[:n] for p, n in zip(r.prompts, cuts)], chunk=CHUNK)
+            held.hold("chunked", logits, [rows[n - 1] for rows, n in zip(r.prompt_logits, cuts)], "first part")
+            logits = model.prefill(pool, new, [p[n:] for p, n in zip(r.prompts, cuts)], chunk=CHUNK)
+            held.hold("chunked", logits, [rows[-1] for rows in r.prompt_logits], "second part")
+            return logits
+
+        requests, logits = place.begin(pool, len(r.prompts), prefill)
+        requests, _ = place.carry(pool, requests, logits)
+        for step in range(1, FORCED) if place.decodes else ():
             logits = model.decode(pool, requests, r.tokens[:, step - 1])
-            held.hold("chunked", logits, r.logits[step], f"token {step} behind it")
+            held.hold("forced", logits, r.logits[step], f"token {step} behind chunks")
 
 
 @contextlib.contextmanager

@@ -19,27 +19,33 @@ from ._reference import LEAST_GAP, Reference
 __all__ = ["DEFINITIONS", "LIMIT", "row", "table"]
 
 LIMIT = 1e-4  # of the row's largest logit: float32 throughout, caches f32_576 and index_f32
+Before = dict[str, dict[str, str]]
 DEFINITIONS = {
     "error": "measured: largest |logit - eager logit| over the row's largest |eager logit|, on any rank; held to limit"
     "; null: not finite, or no result",
     "prefill": "behind each prompt, computed in one pass",
     "decode": "behind each of the 63 own tokens that follow",
-    "chunked": "prompts in two parts, in chunks of 29 rows; then 3 tokens of transformers",
+    "chunked": "behind each half of the prompts, computed in chunks of 29 rows",
+    "forced": "behind each of 3 tokens of transformers that follow that",
     "tokens_equal": "measured: whether all ranks' 64 greedy tokens of each prompt are those of generate()",
-    "bits": "measured: the first row whose logits have the same bits, in all stages, on all ranks",
-    "bytes": "counted: what a rank received, by group, stage (prefill in one pass, 63 decode steps) and primitive",
+    "bits": "measured: the first row whose logits have the same bits, in all stages, on all ranks; bits_promised: the "
+    "stages that must have those of one rank",
+    "bytes": "counted: what each rank received, by group, stage (prefill, hand over, 63 decode steps) and primitive",
     "seconds": "measured: the slowest rank",
 }
 
 
-def _tokens(said: Sequence[Any], reference: Reference) -> str:
+def _tokens(found: Sequence[dict[str, Any]], reference: Reference) -> str:
     """Where the first rank's tokens part from those of transformers."""
-    for rank, tokens in enumerate(said):
+    for said in found:
+        tokens = said["tokens"]
+        if tokens is None:  # a rank that only prefills
+            continue
         off = np.argwhere(np.asarray(tokens).T != reference.tokens.T)
         if len(off):
-            step, prompt = off[0]
+            step, prompt = off[0].tolist()
             return (
-                f"rank {rank}: token {step} of prompt {prompt} is {tokens[prompt][step]}, transformers has "
+                f"rank {said['rank']}: token {step} of prompt {prompt} is {tokens[prompt][step]}, transformers has "
                 f"{reference.tokens[prompt, step]}"
             )
     return ""
@@ -50,35 +56,50 @@ def _finite(error: float) -> float | None:
     return error if math.isfinite(error) else None
 
 
-def _merged(way: Way, reference: Reference, found: Sequence[dict[str, Any]], before: dict[str, str]) -> dict[str, Any]:
-    """One row from all ranks' findings; ``before``: rows so far by their digest."""
-    errors = {stage: max(f["errors"].get(stage, 0.0) for f in found) for stage in found[0]["errors"]}
-    why = [
-        f"rank {f['rank']}: {stage} is off by {f['errors'][stage]:.1e} ({f['worst'][stage]}), needs {LIMIT:g}"
-        for stage, error in errors.items()
-        for f in found
-        if error > LIMIT and f["errors"].get(stage) == error
-    ][:1]
-    other = _tokens([f["tokens"] for f in found], reference)
-    digests = {f["digest"] for f in found}
-    as_ = before.get(found[0]["digest"], "") if len(digests) == 1 else ""
+def _bits(found: Sequence[dict[str, Any]]) -> tuple[dict[str, str], list[str]]:
+    """A digest for each stage, and the stages in which ranks differ."""
+    stages: dict[str, str] = {}
+    torn = []
+    for said in found:
+        for stage, digest in said["digests"].items():
+            if stages.setdefault(stage, digest) != digest and stage not in torn:
+                torn.append(stage)
+    return stages, torn
+
+
+def _worst(found: Sequence[dict[str, Any]]) -> tuple[dict[str, float], str]:
+    """The largest error of each stage, and the rank and place of the largest of all."""
+    errors: dict[str, float] = {}
+    words, most = "", -1.0
+    for said in found:
+        for stage, error in said["errors"].items():
+            errors[stage] = max(error, errors.get(stage, 0.0))
+            if error > most:
+                words, most = f"rank {said['rank']}: {stage} is off by {error:.1e} ({said['worst'][stage]})", error
+    return errors, words
+
+
+def _merged(way: Way, reference: Reference, found: Sequence[dict[str, Any]], before: Before) -> dict[str, Any]:
+    """One row from all ranks' findings; the first of ``before`` is one rank's."""
+    (errors, words), other, (stages, torn) = _worst(found), _tokens(found, reference), _bits(found)
+    same = next((name for name, theirs in before.items() if theirs == stages), "") if not torn else ""
+    why = [] if max(errors.values()) <= LIMIT else [f"{words}, needs {LIMIT:g}"]
     why += [other] if other else []
-    if len(digests) > 1:
-        why.append("ranks have logits of different bits")
-    elif way.bits and before and as_ != "one":
-        why.append("the bits are not those of one rank")
-    if len(digests) == 1:
-        before.setdefault(found[0]["digest"], way.name)
+    why += [f"ranks have logits of different bits: {', '.join(torn)}"] if torn else []
+    one = next(iter(before.values()), stages)
+    off = [stage for stage in way.promised if stages.get(stage) != one.get(stage)]
+    why += [f"the bits are not those of one rank: {', '.join(off)}"] if off and not torn else []
+    before[way.name] = {} if torn else stages
     return {
         "errors": {stage: _finite(error) for stage, error in errors.items()},
-        "error": _finite(max(errors.values())), "tokens_equal": not other, "bits": as_,
-        "bits_promised": way.bits, "bytes": [f["bytes"] for f in found],
+        "error": _finite(max(errors.values())), "tokens_equal": not other, "bits": same,
+        "bits_promised": list(way.promised), "bytes": [f["bytes"] for f in found],
         "seconds": max(f["seconds"] for f in found), "why": why, "passed": not why,
     }  # fmt: skip
 
 
 def row(
-    folder: Path, reference: Reference, way: Way, team: Team | None = None, before: dict[str, str] | None = None, *,
+    folder: Path, reference: Reference, way: Way, team: Team | None = None, before: Before | None = None, *,
     timeout: float = 60.0, flip: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a checkpoint on one grid and hold its logits and tokens against those of transformers.
@@ -92,11 +113,11 @@ def row(
     team : Team, optional
         Default: ranks are threads of this process. A larger program leaves ranks idle.
     before : dict, optional
-        Earlier rows by the digest of their bits; this one is added.
+        Digests of earlier rows by grid, one rank first; this one is added.
     timeout : float
         Seconds that an operation waits for its peers.
     flip : bool
-        Do something wrong on the last rank: the row must fail.
+        Turn the sign of a weight: the row must fail.
 
     Returns
     -------
@@ -118,7 +139,8 @@ def row(
     except Exception as error:
         words = f"{type(error).__name__}: {error}"
         return head | {
-            "errors": {}, "error": None, "tokens_equal": False, "bits": "", "bits_promised": way.bits, "bytes": [],
+            "errors": {}, "error": None, "tokens_equal": False, "bits": "",
+            "bits_promised": list(way.promised), "bytes": [],
             "seconds": time.perf_counter() - begun, "why": [words], "error_words": words, "passed": False,
         }  # fmt: skip
 
@@ -148,7 +170,7 @@ def table(
     rows: list[dict[str, Any]] = []
     gaps, versions, planned = {}, {}, 0
     for folder, reference in sources:
-        before: dict[str, str] = {}
+        before: Before = {}
         planned += len(ways)
         gaps[reference.model], versions = {"seed": reference.seed, **reference.gaps}, reference.versions
         for way in ways:
