@@ -94,6 +94,7 @@ def prefill_select(
     topk: int = 2048,
     *,
     by: str = "packed",
+    rows: Any = None,
     threads: int = 0,
 ) -> np.ndarray:
     """Choose the ``topk`` best positions for a rank's rows over the whole index cache.
@@ -112,6 +113,8 @@ def prefill_select(
     by : {"packed", "paged"}
         Gather the keys of the rank's requests into one packed stream and select there, or read the pages where they
         lie. The answers are the same; packed is faster for many rows, paged needs no second copy of the keys.
+    rows : integers [n], optional
+        Local rows that are asked for, where they are not all.
     threads : int
         0 takes :func:`sparsespan.num_threads`.
 
@@ -124,6 +127,10 @@ def prefill_select(
         raise ValueError(f"prefill_select: by is {by!r}, needs 'packed' or 'paged'")
     table, page_size, layout = np.asarray(block_table), caches.page_size, caches.index_layout
     request, context = plan.row_to_request(rank), plan.context_lens(rank)
+    asked = plan.request_counts(rank)
+    if rows is not None:
+        request, context = request[rows], context[rows]
+        asked = np.bincount(request[request >= 0], minlength=plan.num_requests)
     if by == "paged":
         rows = table[np.maximum(request, 0)] if len(table) else np.zeros((len(request), 0), np.int32)
         found = indexer.paged_select(
@@ -131,7 +138,7 @@ def prefill_select(
         )
         return np.asarray(found)
     # Only the requests that have rows here: the keys of the others are not read.
-    lens = np.where(plan.request_counts(rank) > 0, plan.prefix_lens + plan.real_lens, 0)
+    lens = np.where(asked > 0, plan.prefix_lens + plan.real_lens, 0)
     starts = np.concatenate([[0], np.cumsum(lens)])
     k, scale = quant.gather_indexer_k(caches.index, table, starts, page_size, layout, threads=threads)
     ks = np.where(request >= 0, starts[request], 0)

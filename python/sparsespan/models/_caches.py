@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..cp import LayerCache
-from ..quant import kv_layout
+from ..quant import concat_and_cache_mla, indexer_k_quant_and_cache, kv_layout
 
 __all__ = ["PagedCaches"]
 
@@ -75,6 +75,14 @@ class PagedCaches:
     def layer(self, index: int) -> LayerCache:
         """One layer's caches, as the operations of :mod:`sparsespan.cp` take them."""
         return LayerCache(self.kv[index], self.index_k.get(index), self.kv_layout, self.index_layout, self.page_size)
+
+    def write(self, layer: int, keys: tuple[Any, Any, Any], slots: Any, threads: int = 0) -> None:
+        """Write (KV latent, rope key, index key or None) of new tokens to their slots; -1 writes nothing."""
+        latent, k_pe, index = keys
+        concat_and_cache_mla(latent, k_pe, self.kv[layer], slots, self.kv_layout, self.page_size, threads=threads)
+        if index is not None:
+            cache = self.index_k[layer]
+            indexer_k_quant_and_cache(index, cache, slots, self.page_size, self.index_layout, threads=threads)
 
     def slots(self, requests: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Slot of each (row of the block table, logical position); -1 where the request is -1."""

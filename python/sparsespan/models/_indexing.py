@@ -7,13 +7,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .. import quant, transform
+from .. import indexer, quant, transform
 from ._caches import PagedCaches
 from ._dims import LayerDims, rope_table
 from ._taps import seen
 from ._weights import LayerWeights
 
-__all__ = ["index_keys", "index_queries"]
+__all__ = ["index_keys", "index_queries", "select_paged"]
 
 
 def _turn(x: Any, positions: Any, dims: LayerDims, hadamard: bool, threads: int) -> Any:
@@ -45,3 +45,19 @@ def index_queries(
     elif caches.index_layout == "index_bf16":
         q = q.astype(ml_dtypes.bfloat16)
     return q, weights
+
+
+def select_paged(
+    q: Any, weights: Any, positions: Any, request: Any, rows: np.ndarray | None, next_n: int, caches: PagedCaches,
+    layer: int, topk: int, threads: int,
+) -> Any:  # fmt: skip
+    """Logical positions for the rows of a decode step, or for some of them, of which each is then its own request."""
+    table, lens = caches.block_table, positions[next_n - 1 :: next_n] + 1
+    if rows is None:
+        q = q.reshape(len(lens), next_n, *q.shape[1:])
+    else:
+        table, lens = np.ascontiguousarray(table[request[rows]]), positions[rows] + 1
+    return indexer.paged_select(
+        q, caches.index_k[layer], weights, lens, table, caches.page_size, topk=topk, layout=caches.index_layout,
+        threads=threads,
+    )  # fmt: skip

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
-from .. import attention, cp, indexer, quant, transform
+from .. import cp, transform
 from ..cp import CpPlan
+from ._attending import attend, chosen, undecided
 from ._caches import PagedCaches
 from ._dcp import Dcp
 from ._dims import LayerDims, rope_table
 from ._heads import project_out
-from ._indexing import index_keys, index_queries
+from ._indexing import index_keys, index_queries, select_paged
 from ._stopwatch import timed
 from ._taps import at, seen
 from ._weights import LayerWeights
@@ -33,14 +35,21 @@ class DsaLayer:
     """
 
     def __init__(
-        self, dims: LayerDims, weights: LayerWeights, index: int, hadamard: bool | None = None, norm_cast: str = "after"
-    ) -> None:
+        self, dims: LayerDims, weights: LayerWeights, index: int, hadamard: bool | None = None,
+        norm_cast: str = "after", dense_until: int = 0,
+    ) -> None:  # fmt: skip
+        if not 0 <= dense_until <= dims.topk:
+            raise ValueError(
+                f"dense_until is {dense_until}, needs 0 to index_topk = {dims.topk}: a row that sees more does not "
+                "attend to all it sees"
+            )
         self.dims = dims
         self.weights = weights
         self.index = index
         self.shared = not weights.indexer
         self._hadamard = hadamard
         self._norm_cast = norm_cast
+        self._dense_until = dense_until
 
     def __repr__(self) -> str:
         kind = "shared" if self.shared else "full"
@@ -106,22 +115,24 @@ class DsaLayer:
         cache, slots = caches.layer(self.index), cp.prefill_slots(plan, caches.block_table, caches.page_size)
         work = None
         if comm is None:
-            self._write(caches, keys, plan.slot_mapping(slots, rank), threads)
+            caches.write(self.index, keys, plan.slot_mapping(slots, rank), threads)
         else:  # keys travel while queries are made
             work = cp.gather_kv_and_cache(comm, keys[0], keys[1], keys[2], cache, plan, slots, threads=threads)
         q = self._queries(qr, positions, threads)
-        given = None if self.shared else self._index_queries(x, qr, positions, caches, threads)
+        rows = undecided(positions, request, self._dense_until)
+        given = None if self.shared else self._index_queries(x, qr, positions, rows, caches, threads)
         if work is not None:
             work.wait()
             self.weights.travel(plan)
         if given is None:
             indices = self._given(indices, len(hidden))
         else:
-            indices = timed(
-                "select", cp.prefill_select, plan, rank, *given, cache, caches.block_table, self.dims.topk,
+            choose = functools.partial(
+                cp.prefill_select, plan, rank, *given, cache, caches.block_table, self.dims.topk, rows=rows,
                 threads=threads,
             )  # fmt: skip
-        return self._attend(hidden, q, indices, request, caches, tp, threads), indices
+            indices = chosen(choose, rows, positions, request, self.dims.topk)
+        return self._attend(hidden, q, indices, positions, request, caches, tp, threads), indices
 
     def decode(
         self,
@@ -168,18 +179,18 @@ class DsaLayer:
             return self._over_shared_cache(hidden, positions, request, caches, comm, dcp, indices, threads)
         self._require_heads(comm)
         x, qr, keys = self._keys(hidden, positions, caches, threads)
-        self._write(caches, keys, caches.slots(request, positions), threads)
+        caches.write(self.index, keys, caches.slots(request, positions), threads)
         if self.shared:
             indices = self._given(indices, len(hidden))
         else:
-            iq, weights = self._index_queries(x, qr, positions, caches, threads)
-            indices = timed(
-                "select", indexer.paged_select,
-                iq.reshape(len(lens), next_n, *iq.shape[1:]), caches.index_k[self.index], weights, lens,
-                caches.block_table, caches.page_size, topk=self.dims.topk, layout=caches.index_layout, threads=threads,
-            )  # fmt: skip
+            rows = undecided(positions, request, self._dense_until)
+            given = self._index_queries(x, qr, positions, rows, caches, threads)
+            choose = functools.partial(
+                select_paged, *given, positions, request, rows, next_n, caches, self.index, self.dims.topk, threads
+            )
+            indices = chosen(choose, rows, positions, request, self.dims.topk)
         q = self._queries(qr, positions, threads)
-        return self._attend(hidden, q, indices, request, caches, comm, threads), indices
+        return self._attend(hidden, q, indices, positions, request, caches, comm, threads), indices
 
     def _over_shared_cache(
         self, hidden: Any, positions: Any, request: Any, caches: PagedCaches, tp: Any, dcp: Dcp, indices: Any,
@@ -194,10 +205,13 @@ class DsaLayer:
         if self.shared:
             indices = self._given(indices, len(hidden))
         else:
-            iq, weights = self._index_queries(x, qr, positions, caches, threads)
-            indices = timed(
-                "select", dcp.select, tp, caches, self.index, iq, weights, positions, request, self.dims.topk, threads
-            )
+            rows = undecided(positions, request, self._dense_until)
+            at = slice(None) if rows is None else rows
+            choose = functools.partial(
+                dcp.select, tp, caches, self.index, *self._index_queries(x, qr, positions, rows, caches, threads),
+                positions[at], request[at], self.dims.topk, threads,
+            )  # fmt: skip
+            indices = chosen(choose, rows, positions, request, self.dims.topk)
         q = self._queries(qr, positions, threads)
         latent = timed(
             "attention", dcp.attend,
@@ -236,7 +250,11 @@ class DsaLayer:
         seen(q_nope=q[..., : d.nope], q_pe=q_pe, q_absorbed=absorbed)
         return absorbed, q_pe
 
-    def _index_queries(self, x: Any, qr: Any, positions: Any, caches: PagedCaches, threads: int) -> tuple[Any, Any]:
+    def _index_queries(
+        self, x: Any, qr: Any, positions: Any, rows: np.ndarray | None, caches: PagedCaches, threads: int
+    ) -> tuple[Any, Any]:
+        if rows is not None:
+            x, qr, positions = x[rows], qr[rows], positions[rows]
         return timed(
             "indexer", index_queries, x, qr, positions, self.dims, self.weights, caches, self._turned(caches), threads
         )  # fmt: skip
@@ -244,23 +262,13 @@ class DsaLayer:
     def _turned(self, caches: PagedCaches) -> bool:
         return caches.index_layout == "index_132" if self._hadamard is None else self._hadamard
 
-    def _write(self, caches: PagedCaches, keys: tuple[Any, Any, Any], slots: Any, threads: int) -> None:
-        latent, k_pe, index = keys
-        page, layer = caches.page_size, self.index
-        quant.concat_and_cache_mla(latent, k_pe, caches.kv[layer], slots, caches.kv_layout, page, threads=threads)
-        if index is not None:
-            cache, layout = caches.index_k[layer], caches.index_layout
-            quant.indexer_k_quant_and_cache(index, cache, slots, page, layout, threads=threads)
-
     def _attend(
-        self, hidden: Any, q: Any, indices: Any, request: Any, caches: PagedCaches, tp: Any, threads: int
-    ) -> Any:
-        slots = indexer.to_slots(indices, request, caches.block_table, caches.page_size, threads=threads)
-        latent, lse, _ = timed(
-            "attention", attention.sparse_mla,
-            q, caches.kv[self.index], slots, self.dims.sm_scale, layout=caches.kv_layout, page_size=caches.page_size,
-            threads=threads,
-        )  # fmt: skip
+        self, hidden: Any, q: Any, indices: Any, positions: Any, request: Any, caches: PagedCaches, tp: Any,
+        threads: int,
+    ) -> Any:  # fmt: skip
+        latent, lse = attend(
+            q, indices, positions, request, self._dense_until, caches, self.index, self.dims.sm_scale, threads
+        )
         seen(indices=indices, attention=latent, lse=lse)
         return project_out(hidden, self.weights.w_uv(latent, threads=threads), self.weights, tp, threads)
 

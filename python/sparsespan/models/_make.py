@@ -28,6 +28,7 @@ def dsa_layer(
     o_proj: str = "reduce",
     hadamard: bool | None = None,
     norm_cast: str = "after",
+    dense_until: int = 0,
 ) -> DsaLayer:
     """Make an attention layer, with weights of a checkpoint or with seeded ones.
 
@@ -56,6 +57,8 @@ def dsa_layer(
         for rounding. All that share a cache must agree.
     norm_cast : {"after", "before"}
         Where bfloat16 norms round; see :func:`sparsespan.transform.rms_norm`.
+    dense_until : int
+        As in :func:`load`.
 
     Returns
     -------
@@ -80,4 +83,4 @@ def dsa_layer(
         if kind is None:
             raise ValueError(f'dsa_layer: dtype is {dtype!r}, needs "bfloat16" or "float32"')
         tensors = seeded_tensors(known, seed, index, kind, not shared)
-    return DsaLayer(known, LayerWeights(tensors, known, tp, o_proj), index, hadamard, norm_cast)
+    return DsaLayer(known, LayerWeights(tensors, known, tp, o_proj), index, hadamard, norm_cast, dense_until)

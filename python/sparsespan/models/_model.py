@@ -50,6 +50,7 @@ class Model:
         hadamard: bool | None = None,
         ranks: Ranks | None = None,
         layers: range | None = None,
+        dense_until: int = 0,
     ) -> None:
         self.ranks = ranks or Ranks()
         c = self.config = checkpoint.config
@@ -57,7 +58,7 @@ class Model:
         if name not in LAYOUTS:
             raise ValueError(f'load: dtype is {name!r}, needs "float32" or "bfloat16"')
         self.dtype = np.dtype(np.float32 if name == "float32" else ml_dtypes.bfloat16)
-        self._norm_cast = norm_cast
+        self._norm_cast, self._dense_until = norm_cast, dense_until
         mine = self.ranks.layers_of(c.num_hidden_layers) if layers is None else layers
         if layers is not None and self.ranks.pp is not None:
             raise ValueError(f"load: layers is {layers} and ranks has stages, which have theirs; needs one of the two")
@@ -77,7 +78,7 @@ class Model:
         c, tensors = self.config, checkpoint.under(f"model.layers.{index}.")
         tp, how = self.ranks.tp, self.ranks.how
         weights = LayerWeights(tensors, c.dims, place(tp), how, self._kept, index)
-        attention = DsaLayer(c.dims, weights, index, hadamard, self._norm_cast)
+        attention = DsaLayer(c.dims, weights, index, hadamard, self._norm_cast, self._dense_until)
         dense = c.mlp_layer_types[index] == "dense"
         mlp = Mlp(tensors, "mlp", tp, how) if dense else MoE(tensors, c, tp, how, self.ranks.experts)
         return DecoderLayer(attention, load_norm(tensors["post_attention_layernorm.weight"]), mlp, self._norm_cast)
@@ -213,6 +214,7 @@ class Model:
 def load(
     path: str | os.PathLike[str], *, dtype: str | None = None, norm_cast: str = "before",
     hadamard: bool | None = None, ranks: Ranks | None = None, layers: range | None = None,
+    dense_until: int = 0,
 ) -> Model:  # fmt: skip
     """Open a Hugging Face checkpoint of ``deepseek_v32`` or ``glm_moe_dsa``.
 
@@ -232,6 +234,12 @@ def load(
         Without stages among ``ranks``: only these layers; the first has the embedding, the last the head. Call
         ``layers[i].prefill`` and ``decode`` one after the other, handing on rows and indices.
 
+    dense_until : int
+        Rows that see at most so many keys, themselves included (up to ``index_topk``), take them all without a choice,
+        through :func:`sparsespan.attention.dense_mla`; what the indexer would choose for them, for they are too few.
+        Their index queries and scores are not computed. A row's own matter: batch, chunks and ranks change nothing.
+        Default 0: every row is scored. Where ranks share the KV cache only the choice is left out.
+
     Returns
     -------
     Model
@@ -242,4 +250,4 @@ def load(
     CheckpointError
         Before any weight is read: what config.json or the files say that cannot be.
     """
-    return Model(Checkpoint(path), dtype, norm_cast, hadamard, ranks, layers)
+    return Model(Checkpoint(path), dtype, norm_cast, hadamard, ranks, layers, dense_until)
