@@ -137,3 +137,23 @@ def test_refusals(paths):
     for bound in (17, -1):
         with pytest.raises(ValueError, match=f"dense_until is {bound}, needs 0 to index_topk = 16"):
             load(paths["glm"], dense_until=bound)
+
+
+@pytest.mark.parametrize("by", ["packed", "paged"])
+def test_some_rows_of_a_rank_are_chosen_for(rng, by):
+    """What is asked for some rows is what all rows were told; requests without rows among them are not read."""
+    plan = cp.split_plan("interleave", [0, 9, 9, 20], [3, 4, 0], 2)
+    lens = plan.prefix_lens + plan.real_lens
+    cache = np.full((7, 4, 128), np.nan, np.float32)
+    cache[:6] = rng.standard_normal((6, 4, 128))
+    table = np.array([[3, 1, 0], [6, -1, -1], [2, 5, 4]], np.int32)
+    caches = models.PagedCaches(1, 7, 4, "f32_576", "index_f32").layer(0)
+    caches.index[:] = cache
+    n = int(plan.counts[1])
+    q, weights = rng.standard_normal((n, 2, 128)).astype(np.float32), rng.standard_normal((n, 2)).astype(np.float32)
+    whole = cp.prefill_select(plan, 1, q, weights, caches, table, 5, by=by)
+    assert lens.tolist() == [12, 4, 11] and (whole >= 0).any()
+    for rows in ([], [0], [1, 4, 7], [n - 1], range(n)):
+        rows = np.array(rows, np.int64)
+        some = cp.prefill_select(plan, 1, q[rows], weights[rows], caches, table, 5, by=by, rows=rows)
+        np.testing.assert_array_equal(some, whole[rows])

@@ -42,6 +42,7 @@ class Job:
     temperature: float = 0.0
     seed: int = 0
     stop_at_eos: bool = True
+    dense_until: int = 0
     spans: bool = False
     tell: Callable[[int], None] | None = None  # called with tokens as they come, on rank 0
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)  # set: end before the next token
@@ -49,7 +50,7 @@ class Job:
     def __call__(self, world: Any) -> dict[str, Any]:
         begun = time.monotonic()
         ranks, groups = self.grid.join(world)
-        model = models.load(self.path, ranks=ranks)
+        model = models.load(self.path, ranks=ranks, dense_until=self.dense_until)
         pool = model.pool(self.pool_tokens, self.grid.page_size)
         for comm in groups.values():  # joining is not part of what is counted
             comm.reset_trace()

@@ -18,6 +18,7 @@ __all__ = ["register"]
 # Spelled out so that other commands need not import the operators.
 SCHEMES = ("zigzag", "zigzag_padded", "ceil_chunk", "interleave", "contiguous", "contiguous_flat")
 COMBINES = ("a2a", "ag_rs", "ar")
+O_PROJS = ("full", "gather_weight", "a2a_rs", "broadcast")
 INDEX_KS = ("replicated", "sharded", "sharded_routed", "union", "gathered")
 _EPILOG = """\
 mpirun -n 4 sparsespan run CHECKPOINT --prompt-file TEXT --cp 2 --pp 2 --backend mpi
@@ -49,6 +50,8 @@ def register(commands: Any) -> None:
         help="whose numbers these are: for sglang tp is all ranks of a stage, and cp lies inside it",
     )
     grid.add_argument("--scheme", choices=SCHEMES, default="zigzag", help="how cp ranks split rows")
+    grid.add_argument("--o-proj", choices=O_PROJS, default="full", help="how cp ranks keep o_proj: whole, cut and "
+                      "gathered, cut with heads exchanged in decode, or one layer's on each rank")  # fmt: skip
     grid.add_argument("--combine", choices=COMBINES, default="a2a", help="how dcp ranks join attention")
     grid.add_argument("--index-k", choices=INDEX_KS, default="replicated", help="where dcp ranks keep index keys; "
                       "with union the selection is approximate, and so may the tokens be")  # fmt: skip
@@ -60,6 +63,8 @@ def register(commands: Any) -> None:
     what.add_argument("--seed", type=int, default=0)
     what.add_argument("--ignore-eos", action="store_true", help="go on behind the model's end token")
     what.add_argument("--chunk", type=int, default=0, help="most rows of a prefill pass (default all)")
+    what.add_argument("--dense-until", type=int, default=0, metavar="N",
+                      help="rows that see at most N keys (up to index_topk) take all, unscored")  # fmt: skip
     what.add_argument("--pool", type=int, default=0, metavar="TOKENS", help="size of the KV pool (default: as needed)")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout; the text goes to stderr")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write what ran when, for ui.perfetto.dev")
@@ -91,27 +96,30 @@ def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], 
     from ._run_text import TokenPrinter
 
     a = arguments
-    for name, least in (("max_new_tokens", 1), ("temperature", 0), ("seed", 0), ("chunk", 0), ("pool", 0)):
+    for name in ("max_new_tokens", "temperature", "seed", "chunk", "pool", "dense_until"):
+        least = int(name == "max_new_tokens")
         if not getattr(a, name) >= least:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(a, name)}, needs at least {least}")
     grid = models.Grid.of(
         a.flavor, a.tp, a.cp, a.dcp, a.pp, scheme=a.scheme, combine=a.combine, index_k=a.index_k,
-        stage_layers=_stage_layers(a.pp_layers),
+        stage_layers=_stage_layers(a.pp_layers), o_proj=a.o_proj,
     )  # fmt: skip
     text = _prompt(a)
     checkpoint = models.Checkpoint(a.checkpoint)
     grid.require(checkpoint.config)
+    if a.dense_until > checkpoint.config.dims.topk:
+        raise ValueError(f"--dense-until is {a.dense_until}, needs at most index_topk = {checkpoint.config.dims.topk}")
     tokenizer = models.open_tokenizer(a.checkpoint)
     prompt = tuple(tokenizer.encode(text))
     room = grid.require_room(checkpoint.config, len(prompt), a.max_new_tokens, a.pool)
-    settings = (grid, prompt, a.max_new_tokens, room, a.chunk, a.temperature, a.seed, not a.ignore_eos)
+    settings = (grid, prompt, a.max_new_tokens, room, a.chunk, a.temperature, a.seed, not a.ignore_eos, a.dense_until)
     printer = TokenPrinter(tokenizer, out)
     job = Job(a.checkpoint, *settings, a.trace is not None, printer)
     head = {
         "checkpoint": a.checkpoint, "model_type": checkpoint.config.model_type, "backend": a.backend,
         "grid": {"tp": grid.tp, "cp": grid.cp, "dcp": grid.dcp, "pp": grid.pp, "flavor": a.flavor,
                  "words": grid.words, "scheme": grid.scheme,
-                 "combine": grid.combine, "index_k": grid.index_k},
+                 "combine": grid.combine, "index_k": grid.index_k, "o_proj": grid.o_proj},
         "prompt_tokens": len(prompt), "temperature": a.temperature, "seed": a.seed,
     }  # fmt: skip
     return job, head | {"tokenizer": tokenizer, "printer": printer}, fingerprint(checkpoint, *settings, bool(a.trace))
