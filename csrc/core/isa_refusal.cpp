@@ -16,6 +16,11 @@ namespace sparsespan {
 
 namespace {
 
+bool emulation_is(const char* wanted) {
+  const char* text = std::getenv("SPARSESPAN_EMULATE_AMX");
+  return text != nullptr && std::strcmp(text, wanted) == 0;
+}
+
 #if defined(__x86_64__)
 struct Features {
   bool avx2 = false;
@@ -89,6 +94,9 @@ std::string amx_refusal() {
 #ifndef SPARSESPAN_HAVE_AMX
   return "not built: the compiler has no AVX512-BF16";
 #else
+  // For tests of a refusal: Linux is asked as if the CPU had tiles. If it grants them, the CPU still decides.
+  static const std::string refused = emulation_is("refused") ? ask_for_tiles() : "";
+  if (!refused.empty()) return refused;
   if (amx_emulated()) return features().bf16 ? "" : "emulated AMX needs a CPU with AVX512-BF16 and VBMI";
   if (!features().tiles || !features().bf16) return "the CPU lacks AMX-TILE, AMX-BF16, AVX512-BF16 or VBMI";
   static const std::string answer = ask_for_tiles();
@@ -106,10 +114,7 @@ std::string amx_refusal() { return kForeign; }
 }  // namespace
 
 bool amx_emulated() {
-  static const bool wanted = [] {
-    const char* text = std::getenv("SPARSESPAN_EMULATE_AMX");
-    return text != nullptr && std::strcmp(text, "1") == 0;
-  }();
+  static const bool wanted = emulation_is("1");
   return wanted;
 }
 
