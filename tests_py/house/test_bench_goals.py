@@ -111,6 +111,15 @@ def test_growth_and_memory_speak_for_themselves_and_the_table_counts(bench):
     assert rest.startswith(f"{len(goals.GOALS)} not measured in this run")
 
 
+def test_the_table_for_the_notes(bench):
+    goals = bench("goals")
+    machine = {"cpu": "some CPU", "threads": 2, "isa": "avx2"}
+    rows = [_ratio("merge_states", "[4, 64]", "avx2", "copy, same footprint", 0.9)]
+    table = goals.markdown({"machine": machine, "goals": goals.judge(rows, ["avx2"])}, "./dev bench").splitlines()
+    assert len(table) == 3
+    assert table[2] == "| merge | >= 0.8 of a copy | 0.90 | holds | avx2 | some CPU, 2 threads, avx2 | `./dev bench` |"
+
+
 def test_every_goal_names_rows_that_the_benches_make(bench):
     """Renamed ops, shapes or peers would silently leave a goal unmeasured."""
     goals = bench("goals")

@@ -13,14 +13,17 @@ pytestmark = pytest.mark.peer
 
 
 @pytest.fixture
-def engines(monkeypatch):
-    """Two packages that can be imported, and operators that keep what they are called with."""
+def engines(bench, monkeypatch, tmp_path):
+    """Two packages that can be found, and operators that keep what they are called with."""
     seen = {}
-    for name in ("vllm", "vllm._C", "sgl_kernel"):
-        module = types.ModuleType(name)
-        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-        module.__path__ = []
-        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("vllm", "sgl_kernel"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "vllm" / "_C.abi3.so").touch()
+    (tmp_path / "sgl_kernel" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "sgl_kernel", raising=False)
+    monkeypatch.setattr(bench("peers"), "_cpu_has", lambda flag: True)
+    monkeypatch.setattr(torch.ops, "load_library", lambda path: seen.__setitem__("loaded", path), raising=False)
 
     class Ops:
         def __init__(self, known):
@@ -111,16 +114,25 @@ def test_an_engine_that_is_not_there_is_skipped_in_words(bench, monkeypatch):
     ]
 
 
-def test_an_engine_that_cannot_be_loaded_is_skipped_in_words(bench, monkeypatch, engines):
-    class Broken:
-        def find_spec(self, name, path=None, target=None):
-            if name == "vllm._C":
-                raise RuntimeError("needs AMX")
+def test_only_the_extension_of_vllm_is_loaded(bench, engines):
+    q, indices = np.ones((1, 16, 576), ml_dtypes.bfloat16), np.zeros((1, 32), np.int32)
+    bench("native_peers").vllm_sparse(q, 64, 64, indices, 0.5)
+    assert engines["loaded"].endswith("vllm/_C.abi3.so") and "vllm" not in sys.modules
 
-    monkeypatch.delitem(sys.modules, "vllm._C")
-    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda m, peers, root: m.setattr(peers, "_cpu_has", lambda flag: False), "its _C is built for AVX512-BF16"),
+        (lambda m, peers, root: (root / "vllm" / "_C.abi3.so").unlink(), "it has no _C, as a build for a CPU has"),
+        (lambda m, peers, root: m.setattr(torch.ops, "load_library", lambda path: 1 / 0), "division by zero"),
+    ],
+)
+def test_an_engine_that_cannot_be_loaded_is_skipped_in_words(bench, monkeypatch, engines, tmp_path, change, words):
+    change(monkeypatch, bench("peers"), tmp_path)
     assert bench("native_peers").vllm_sparse(np.zeros((2, 16, 576), ml_dtypes.bfloat16), 9, 64, None, 0.5) == {}
-    assert bench("session").SESSION.notes == ["vllm: cannot be loaded here (needs AMX), its CPU ops were skipped"]
+    (note,) = bench("session").SESSION.notes
+    assert note.startswith("vllm: cannot be loaded here (") and words in note
 
 
 def test_a_peer_that_refuses_falls_out_of_the_comparison_and_the_rest_is_measured(bench):
