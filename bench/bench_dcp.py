@@ -75,4 +75,4 @@ def rows(quick: bool):
     for count in (1,) if quick else (1, 4, 16):
         for kv_layout in ("bf16_576", "fp8_656"):
             for lanes in (False, True):
-                yield _ratio(count, 1 if lanes else 64, kv_layout, lanes, 9 if quick else 21)
+                yield _ratio(count, 1 if lanes else 64, kv_layout, lanes, 9 if quick else 11)
