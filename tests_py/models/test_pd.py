@@ -119,7 +119,7 @@ def test_generate(paths, prompts, temperature):
             pool = model.pool(512, here.side.page_size)
             said = here.generate(
                 model, prompts, STEPS, pool=pool, chunk=40, **options, on_hand_over=moved.append,
-                on_token=lambda b, token: told.append((b, token)),
+                on_token=lambda *it: told.append(it),
             )  # fmt: skip
             assert pool.free_pages == pool.pages and here.generate(model, prompts, STEPS, **options) == said
             return said, sorted(told), moved[0].plan.total_bytes

@@ -1,151 +1,107 @@
-"""``sparsespan demo``: DSA at a model's real size, on this CPU, checked while it runs."""
+"""``sparsespan demo``: whole models on grids of ranks beside one rank, then a layer at a model's real size, checked."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
-from .._runtime import build_info
 from ..testing._model_inputs import MODELS
-from ._meter import Meter
 
 __all__ = ["register"]
 
-# At the 128-bit level the full length would take minutes: a shorter prompt, and the demo says so.
-DEFAULT_SEQ = {"generic": 3072}
+_TOPK = 2048  # of the real models
+_EPILOG = "Exit code 0: everything held; 1: something did not; 2: refused."
 
 
 def register(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser("demo", help="run DSA at a model's real size, checked against the reference")
-    parser.add_argument("--model", choices=sorted(MODELS), default="v3.2")
-    parser.add_argument("--seq", type=int, default=0, help="prompt tokens (default 8192; 3072 at the generic level)")
-    parser.add_argument("--decode", type=int, default=16, help="decode steps")
-    parser.add_argument("--chunk", type=int, default=1024, help="tokens a prefill chunk")
+    parser = commands.add_parser(
+        "demo", help="whole models on grids of ranks against one rank; a layer at real size against the reference",
+        epilog=_EPILOG,
+    )  # fmt: skip
+    parser.add_argument("--part", choices=("all", "models", "layer"), default="all")
+    whole = parser.add_argument_group("models", "small random checkpoints, prefill on CP 4 x PP 2, decode on DCP 4")
+    whole.add_argument("--text", type=Path, metavar="FILE", help="what the models read (default: the README)")
+    whole.add_argument("--tokens", type=int, default=2560, help="prompt tokens, the text's first")
+    whole.add_argument("--new", type=int, default=16, metavar="N", help="tokens to generate")
+    layer = parser.add_argument_group("layer", "seeded random tensors of the real sizes")
+    layer.add_argument("--model", choices=sorted(MODELS), default="v3.2")
+    layer.add_argument("--seq", type=int, default=0, help="prompt tokens (default 4096; 3072 at the generic level)")
+    layer.add_argument("--decode", type=int, default=16, help="decode steps")
+    layer.add_argument("--chunk", type=int, default=1024, help="tokens a prefill chunk")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.set_defaults(run=_run)
 
 
-def _refuse(text: str) -> int:
-    print(f"sparsespan demo: {text}", file=sys.stderr)
-    return 2
+def _text(arguments: argparse.Namespace) -> tuple[str, str]:
+    """(name, text), and refusals of every number."""
+    from ._demo_models import text_of
+
+    for name, least in (("tokens", 8), ("new", 1), ("seq", 0), ("decode", 0), ("chunk", 1), ("seed", 0)):
+        if getattr(arguments, name) < least:
+            raise ValueError(f"--{name} is {getattr(arguments, name)}, needs at least {least}")
+    if arguments.part == "layer":
+        return "", ""
+    name, text = text_of(arguments.text)
+    if len(text.encode()) < arguments.tokens:
+        raise ValueError(f"{name} has {len(text.encode())} tokens, needs {arguments.tokens}: --tokens asks for so many")
+    return name, text
+
+
+def _models(arguments: argparse.Namespace, name: str, text: str) -> list[dict[str, Any]]:
+    from . import _demo_models, _demo_models_text
+
+    topk = _TOPK if arguments.tokens > _TOPK else arguments.tokens // 4
+    start = time.perf_counter()
+
+    def say(words: str) -> None:
+        print(f"[{time.perf_counter() - start:5.1f} s] {words}", file=sys.stderr, flush=True)
+
+    print(f"Whole models read {name}: a prompt longer than what they attend to.", file=sys.stderr)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for model in _demo_models.FAMILIES:
+            one = _demo_models.compare(
+                Path(folder), model, text, arguments.tokens, arguments.new, topk, arguments.seed, say
+            )
+            found.append(one)
+            if not arguments.json:
+                print(f"\n{_demo_models_text.tables(one)}\n", flush=True)
+    return found
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    info = build_info()
-    for name, least in (("seq", 0), ("decode", 0), ("chunk", 1), ("seed", 0)):
-        if getattr(arguments, name) < least:
-            return _refuse(f"--{name} is {getattr(arguments, name)}, needs at least {least}")
-    seq = arguments.seq or DEFAULT_SEQ.get(info["isa"], 8192)
-    model = MODELS[arguments.model]
-    print(
-        f"{model.name}, one layer's DSA: {model.heads} heads x 576, {model.index_heads} indexer heads x 128, "
-        f"top-{model.topk}; {seq} prompt tokens in chunks of {arguments.chunk}, {arguments.decode} decode steps; "
-        f"isa {info['isa']}, {info['threads']} threads; inputs: seeded random tensors",
-        file=sys.stderr,
-    )
-    if not arguments.seq and info["isa"] in DEFAULT_SEQ:
-        print(f"(the {info['isa']} level is slower: {seq} tokens instead of 8192)", file=sys.stderr)
-    from ._demo_steps import Demo
+    from . import _demo_layer, _demo_models, _demo_models_text
 
-    start = time.perf_counter()
-    with _Progress(seq + arguments.decode) as tick:
-        demo = Demo(model, seq + arguments.decode, arguments.chunk, arguments.seed, tick)
-        demo.prefill(seq)
-        demo.decode(seq, arguments.decode)
-    summary = {
-        "model": model.name,
-        "seq": seq,
-        "decode": arguments.decode,
-        "isa": info["isa"],
-        "threads": int(info["threads"]),
-        "seconds": round(time.perf_counter() - start, 2),
-        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
-        "ops": demo.meter.rows(),
-    }
-    checks = [row["passed"] for row in summary["ops"] if row["passed"] is not None]
-    summary["passed"] = bool(checks) and all(checks)
-    if arguments.json:
-        print(json.dumps(summary, indent=2))
-    else:
-        _print_table(demo.meter)
-        print(
-            f"\n{summary['seconds']} s measured in all, peak memory {summary['peak_memory_gb']} GB measured; "
-            f"{'every check passed' if summary['passed'] else 'A CHECK FAILED'}"
-        )
-    return 0 if summary["passed"] else 1
-
-
-HEADS = ("phase", "op", "shape", "isa", "calls", "ms", "GFLOP/s", "GB/s", "max error", "held against", "")
-
-
-def _cells(row: dict[str, Any], isa: str) -> list[str]:
-    def text(key: str, form: str) -> str:
-        return "" if row[key] is None else format(row[key], form)
-
-    verdict = {None: "", True: "pass", False: "FAIL"}[row["passed"]]
-    return [
-        row["phase"], row["op"], row["shape"], isa, str(row["calls"]), text("ms", ".1f"), text("gflops", ".1f"),
-        text("gbytes_per_s", ".2f"), text("max_error", ".2g"), row["bound"], verdict,
-    ]  # fmt: skip
-
-
-def _print_table(meter: Meter) -> None:
-    isa = build_info()["isa"]
-    rows = [_cells(row, isa) for row in meter.rows()]
     try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        widths = [max(len(line[i]) for line in [list(HEADS), *rows]) for i in range(len(HEADS))]
-        for line in [list(HEADS), *rows]:
-            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
-        return
-    table = Table(title="ms measured; GFLOP/s and GB/s from counted flops and bytes")
-    for head in HEADS:
-        table.add_column(head, justify="right" if head in ("calls", "ms", "GFLOP/s", "GB/s", "max error") else "left")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    # Piped into a file there is no terminal to fit: keep every column whole.
-    (console if console.is_terminal else Console(width=200)).print(table)
-
-
-class _Progress:
-    """A bar on stderr: rich when it is installed, dots otherwise, so that stdout stays one table or one JSON."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.done = 0
-        self.bar: Any = None
-
-    def __enter__(self) -> _Progress:
-        try:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-            self.bar = Progress(
-                TextColumn("tokens"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                console=Console(stderr=True),
-            )  # fmt: skip
-            self.bar.start()
-            self.task = self.bar.add_task("tokens", total=self.total)
-        except ImportError:
-            pass
-        return self
-
-    def __call__(self, tokens: int) -> None:
-        self.done += tokens
-        if self.bar is not None:
-            self.bar.update(self.task, advance=tokens)
-        elif tokens > 1 or self.done == self.total:
-            print(f"  {self.done} of {self.total} tokens", file=sys.stderr, flush=True)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        name, text = _text(arguments)
+    except (OSError, ValueError) as refusal:
+        print(f"sparsespan demo: {refusal}", file=sys.stderr)
+        return 2
+    start, verdicts = time.perf_counter(), []
+    document: dict[str, Any] = {}
+    if arguments.part != "layer":
+        document["models"] = _models(arguments, name, text)
+        document["kv"] = _demo_models.kv_facts()
+        verdicts += [one["passed"] for one in document["models"]]
+        if not arguments.json:
+            print(f"{_demo_models_text.PROVES}\n\n{_demo_models_text.facts(document['kv'])}\n", flush=True)
+    if arguments.part != "models":
+        a = arguments
+        summary, meter = _demo_layer.run_layer(a.model, a.seq, a.chunk, a.decode, a.seed)
+        document |= summary
+        verdicts.append(summary["passed"])
+        if not arguments.json:
+            _demo_layer.print_table(meter)
+    document |= {"seconds": round(time.perf_counter() - start, 2), "passed": all(verdicts)}
+    if arguments.json:
+        print(json.dumps(document, indent=2))
+    else:
+        print(f"\n{document['seconds']} s in all; {'every check passed' if all(verdicts) else 'A CHECK FAILED'}")
+    return 0 if document["passed"] else 1
