@@ -1,5 +1,8 @@
 """linear: the formula at every dtype and ragged size, a row's own bits, refusals."""
 
+import subprocess
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -150,3 +153,85 @@ def test_torch_tensors_go_in_and_come_back(rng):
     got = linear(x, w, out_dtype="float32")
     assert isinstance(got, torch.Tensor)
     torch.testing.assert_close(got, torch.nn.functional.linear(x.float(), w.float()), rtol=1e-5, atol=1e-5)
+
+
+# ---- peak memory, and other families of arrays -----------------------------------------------------------------------
+
+PEAK = """
+import resource, sys
+import ml_dtypes, numpy as np
+from sparsespan import cp
+from sparsespan.models import linear
+what, rows, n, k = sys.argv[1], int(sys.argv[2]), 4096, 8192
+rng = np.random.default_rng(0)
+x = rng.standard_normal((rows, k), np.float32).astype(ml_dtypes.bfloat16)
+if what == "float8":
+    w, args = np.ones((n, k), ml_dtypes.float8_e4m3fn), (np.ones((n // 128, k // 128), np.float32),)
+    def product(w): return linear(x, w, *args)
+elif what == "shard":
+    w = np.ones((k, n), ml_dtypes.bfloat16)
+    def product(w): return cp.LinearShard({"weight": w}).apply(x, {"weight": w})
+else:
+    w = np.ones((n, k), ml_dtypes.bfloat16)
+    def product(w): return linear(x, w)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+product(w)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("what", ["bfloat16", "float8", "shard"])
+@pytest.mark.parametrize("rows", [1, 100])
+def test_peak_memory_has_no_float32_weight(what, rows):
+    """Measured by the system over a whole process: 128 MB would be the copy; blocks, rows and result are let pass."""
+    out = subprocess.run(
+        [sys.executable, "-c", PEAK, what, str(rows)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert int(out.stdout) * 1024 < 4096 * 8192 * 4 / 3
+
+
+@pytest.mark.peer
+def test_torch_rows_give_torch_rows_with_the_same_bits(rng):
+    torch = pytest.importorskip("torch")
+    x, w = rng.standard_normal((5, 40)).astype(BF16), rng.standard_normal((7, 40)).astype(BF16)
+    tx, tw = (torch.from_numpy(a.view(np.int16)).view(torch.bfloat16) for a in (x, w))
+    want = linear(x, w)
+    for got in (linear(tx, tw), linear(tx, w), Linear(tw)(tx), Linear(w)(tx)):
+        assert isinstance(got, torch.Tensor) and got.dtype == torch.bfloat16 and got.shape == (5, 7)
+        assert got.view(torch.int16).numpy().tobytes() == want.tobytes()
+    for got in (linear(x, tw), Linear(tw)(x)):  # the rows say what comes out, not what keeps the weight
+        assert isinstance(got, np.ndarray) and got.tobytes() == want.tobytes()
+    assert linear(tx[:0], tw).shape == (0, 7) and linear(tx[0], tw).shape == (7,)
+    assert linear(tx, tw, out_dtype="float32").dtype == torch.float32
+    out = torch.empty(5, 7)
+    assert linear(tx, tw, out=out) is out
+    np.testing.assert_array_equal(out.numpy(), linear(x, w, out_dtype="float32"))
+    # Views: some columns of a wider matrix, rows in steps, a head axis.
+    wide = torch.from_numpy(rng.standard_normal((7, 60)).astype(np.float32))
+    rows = torch.from_numpy(rng.standard_normal((10, 40)).astype(np.float32))
+    np.testing.assert_array_equal(
+        linear(rows[::2], wide[:, 10:50]).numpy(), linear(rows.numpy()[::2], wide.numpy()[:, 10:50])
+    )
+    heads, own = torch.ones(3, 2, 4), torch.ones(2, 5, 4, dtype=torch.bfloat16)
+    assert (linear(heads, own) == 4).all()
+    assert repr(Linear(tw)) == "Linear([7, 40] bfloat16)" == repr(Linear(w)) and Linear(tw).nbytes == w.nbytes
+
+
+@pytest.mark.peer
+def test_torch_float8_weights_and_refusals(rng):
+    torch = pytest.importorskip("torch")
+    w, scale = rng.standard_normal((130, 200)).astype(FP8), rng.random((2, 2)).astype(np.float32)
+    tw = torch.from_numpy(w.view(np.int8)).view(torch.float8_e4m3fn)
+    x = rng.standard_normal((3, 200)).astype(np.float32)
+    got = linear(torch.from_numpy(x), tw, torch.from_numpy(scale))
+    np.testing.assert_array_equal(got.numpy(), linear(x, w, scale))
+    assert Linear(tw, torch.from_numpy(scale)).nbytes == w.nbytes + scale.nbytes
+    np.testing.assert_array_equal(linear(x, tw, torch.from_numpy(scale)), linear(x, w, scale))
+    with pytest.raises(ValueError, match=r"w requires grad, needs a tensor without"):
+        linear(x, torch.nn.Parameter(torch.ones(4, 200)))
+    with pytest.raises(ValueError, match=r"w requires grad, needs a tensor without"):
+        linear(torch.from_numpy(x), torch.nn.Parameter(torch.ones(4, 200)))
+    with pytest.raises(ValueError, match="linear: w has shape"):
+        linear(torch.from_numpy(x), torch.ones(4, 199))
+    with pytest.raises(TypeError, match="linear: x has dtype float16"):
+        linear(torch.from_numpy(x).half(), tw, torch.from_numpy(scale))

@@ -14,11 +14,20 @@ from ._start import need_comm
 __all__ = ["LinearShard", "broadcast_weight", "gather_weight", "igather_weight"]
 
 
+_BLOCK = 1 << 22  # elements of a weight that are widened at a time: 16 MB
+
+
 def _multiply(x: Any, params: Mapping[str, Any]) -> Any:
-    """x @ weight in float32, in the dtype of x."""
-    if isinstance(x, np.ndarray):
-        return (x.astype(np.float32) @ params["weight"].astype(np.float32)).astype(x.dtype)
-    return x @ params["weight"]
+    """x @ weight in float32, in the dtype of x; the weight is widened some columns at a time."""
+    weight = params["weight"]
+    if not isinstance(x, np.ndarray):
+        return x @ weight
+    y, rows = np.empty((len(x), weight.shape[1]), x.dtype), x.astype(np.float32, copy=False)
+    step = max(1, _BLOCK // max(1, len(weight)))
+    for first in range(0, weight.shape[1], step):
+        part = slice(first, first + step)
+        y[:, part] = rows @ weight[:, part].astype(np.float32, copy=False)
+    return y
 
 
 @dataclasses.dataclass(frozen=True)

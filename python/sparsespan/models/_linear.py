@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import _core
+import numpy as np
+
+from .. import _core, _interop
 from .._interop import call
 from ._stopwatch import timed
 
@@ -46,6 +48,8 @@ def linear(
     Returns
     -------
     array [..., N] or [T, H, N]
+        Of the family of ``x``: rows of a torch tensor give a torch tensor, whatever holds the weight, and the other way
+        round.
 
     Raises
     ------
@@ -69,7 +73,13 @@ def linear(
     array([[3., 2., 2.],
            [7., 4., 6.]], dtype=float32)
     """
+    if isinstance(x, np.ndarray):
+        w, weight_scale_inv = _as_numpy("w", w), _as_numpy("weight_scale_inv", weight_scale_inv)
     return call(_core.models.linear, x, w, weight_scale_inv, block, out_dtype or "", out, threads, validate)
+
+
+def _as_numpy(name: str, value: Any) -> Any:
+    return _interop._to_numpy("linear", name, value) if _interop._is_foreign(value) else value
 
 
 class Linear:
@@ -78,6 +88,7 @@ class Linear:
     Attributes
     ----------
     weight : array [N, K] or [H, N, K]
+        NumPy, or a tensor that can be read through DLPack.
     weight_scale_inv : array or None
     """
 
@@ -92,7 +103,7 @@ class Linear:
         return timed("linear", linear, x, self.weight, scale, out_dtype=out_dtype, threads=threads)
 
     def __repr__(self) -> str:
-        return f"Linear({list(self.weight.shape)} {self.weight.dtype.name})"
+        return f"Linear({list(self.weight.shape)} {str(self.weight.dtype).removeprefix('torch.')})"
 
     @property
     def nbytes(self) -> int:

@@ -195,10 +195,9 @@ class LayerWeights:
         W_UK is turned once, here: rows are what the product runs over.
         """
         d = self._dims
-        weight = self._tensors["self_attn.kv_b_proj.weight"]
-        scale = self._tensors.get("self_attn.kv_b_proj.weight_scale_inv")
-        if scale is not None:
-            weight = weight_dequant(weight, scale)
-        heads = np.asarray(weight).reshape(d.heads, d.nope + d.v_head, d.kv_lora)[first:last]
+        width = d.nope + d.v_head
+        part = self._linear("kv_b_proj", rows=(first * width, last * width))
+        weight = part.weight if part.weight_scale_inv is None else weight_dequant(part.weight, part.weight_scale_inv)
+        heads = np.asarray(weight).reshape(last - first, width, d.kv_lora)
         w_uk = np.ascontiguousarray(heads[:, : d.nope].transpose(0, 2, 1))
         return Linear(w_uk), Linear(heads[:, d.nope :])
