@@ -15,9 +15,9 @@ from ._checkpoint import Checkpoint
 from ._decoder import DecoderLayer
 from ._forward import decode, prefill
 from ._generate import generate
+from ._head import Head
 from ._kept import Kept, lend
 from ._layer import DsaLayer
-from ._linear import Linear
 from ._mlp import Mlp
 from ._moe import MoE
 from ._pool import KvPool
@@ -72,7 +72,7 @@ class Model:
         self.embedding = embedding if first else None
         self.norm = load_norm(checkpoint["model.norm.weight"]) if last else None
         head = embedding if c.tie_word_embeddings else checkpoint["lm_head.weight"] if last else None
-        self.head = Linear(head) if last else None
+        self.head = Head(head, self.ranks.experts or self.ranks.tp) if last else None
 
     def _layer(self, checkpoint: Checkpoint, index: int, hadamard: bool | None) -> DecoderLayer:
         c, tensors = self.config, checkpoint.under(f"model.layers.{index}.")
@@ -133,11 +133,11 @@ class Model:
             )
 
     def logits(self, hidden: Any, threads: int = 0) -> Any:
-        """Final norm and head: float32 [n, vocab]."""
+        """Final norm and head: float32 [n, vocab]. All ranks of the stage call with the same rows."""
         if self.head is None:
             raise ValueError(f"logits: this part ends with layer {self.layers[-1].index}, needs the one with the last")
         x = transform.rms_norm(hidden, self.norm, self.config.dims.eps, self._norm_cast, threads=threads)
-        return self.head(x, out_dtype="float32", threads=threads)
+        return self.head(x, threads)
 
     def prefill(
         self, pool: KvPool, requests: Sequence[int], tokens: Sequence[Any], *, chunk: int = 0, threads: int = 0

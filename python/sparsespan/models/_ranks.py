@@ -36,8 +36,8 @@ class Ranks:
     dcp : Dcp, optional
         How the ranks of ``tp`` share the KV cache; not together with ``cp``.
     experts : Communicator, optional
-        Ranks that share the routed experts, default those of ``tp``. Else all ranks of ``cp`` and ``tp``: rank
-        ``i * tp.size + j`` has part i of the rows and part j of the heads.
+        Ranks that share the routed experts and the head's vocabulary, default those of ``tp``. Else all ranks of ``cp``
+        and ``tp``: rank ``i * tp.size + j`` has part i of the rows and part j of the heads.
     pp : Communicator, optional
         The ranks that stand where this one does on the stages of a pipeline: rank s of it is on stage s. Used for
         messages between stages and for nothing else.
