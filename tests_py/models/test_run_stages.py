@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,33 @@ def test_four_processes(paths, one_rank, backend):
     report = json.loads(done.stdout)
     assert report["tokens"] == one_rank["glm"]
     assert [(r["place"]["stage"], r["place"]["cp"]) for r in report["ranks"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@needs_mpi
+@pytest.mark.peer
+@pytest.mark.timeout(120)
+@pytest.mark.skipif("SPARSESPAN_SANITIZED" in os.environ, reason="peers are not built with sanitizers")
+def test_a_failing_process_ends_the_others(paths):
+    worker = Path(__file__).parent / "stages_worker.py"
+    done = subprocess.run(
+        [str(MPIRUN), "-n", "4", sys.executable, str(worker), paths["glm"]], capture_output=True, text=True,
+        timeout=110, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    said = sorted(line.split(maxsplit=3) for line in done.stdout.splitlines())
+    assert [line[0] for line in said] == list("0123"), done.stderr
+    assert said[2][1] == "ZeroDivisionError"
+    for rank, kind, seconds, words in said:
+        assert "a planted error" in words and float(seconds) < 60
+        assert rank == "2" or kind == "CommAborted"
+
+
+def test_ctrl_c_reaches_the_stages(paths):
+    command = [sys.executable, "-m", "sparsespan.cli", "run", paths["v32"], "--prompt", "a", "--pp", "2", "--cp", "2"]
+    with subprocess.Popen(
+        [*command, "--ignore-eos", "--max-new-tokens", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (130, b"sparsespan run: interrupted")

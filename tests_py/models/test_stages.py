@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sparsespan import comm, cp, models
-from sparsespan.comm import CommAborted
+from sparsespan.comm import CommAborted, CommError
 from sparsespan.models import Dcp, Grid, Ranks, write_tiny
 from sparsespan.models import _forward as forward
 from sparsespan.pipeline import MessageError
@@ -238,6 +238,28 @@ def test_an_error_on_one_stage_ends_all(paths, prompts, monkeypatch, failing):
         # Of the two ranks that fail, one may hear of the other before it comes so far.
         assert isinstance(error, (ZeroDivisionError, CommAborted) if at // 2 == failing else CommAborted)
         assert "a planted error" in str(error)
+
+
+def test_a_stage_that_leaves_a_generation_ends_all(paths, prompts):
+    """A callback that raises, and caches too small for a request, on one stage alone: told, or out of time."""
+    ends = {}
+
+    def rank(world, pool_tokens, on_token, patience):
+        world.timeout = patience
+        model = models.load(paths["v32"], ranks=Grid(pp=2).join(world)[0])
+        try:
+            model.generate(prompts, 3, pool=model.pool(pool_tokens[world.rank]), on_token=on_token[world.rank])
+        except Exception as error:
+            ends[world.rank] = error
+
+    def leaving(b, token):
+        raise ZeroDivisionError("a planted error")
+
+    comm.run_ranks(2, lambda world: rank(world, (256, 256), (leaving, None), 60))
+    assert isinstance(ends[0], ZeroDivisionError) and isinstance(ends[1], CommAborted)
+    # run_ranks closes the communicator of the rank that has left: who waits for it is told.
+    comm.run_ranks(2, lambda world: rank(world, (256, 64), (None, None), 60))
+    assert isinstance(ends[0], CommError) and isinstance(ends[1], models.PoolFull)
 
 
 def test_stages_that_follow_other_lengths_are_told(paths):

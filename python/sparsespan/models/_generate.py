@@ -52,7 +52,8 @@ def go_on(
         for b, token in zip(live, _drawn(model, logits, sampling, [(b, len(new[b])) for b in live])):
             new[b].append(int(token))
             if on_token is not None:
-                on_token(b, int(token))
+                with giving_up_together(model.ranks):
+                    on_token(b, int(token))
         live = [b for b in live if len(new[b]) < max_new_tokens and new[b][-1] not in stop]
         if not live:
             return new

@@ -85,8 +85,9 @@ class Grid:
 
         Notes
         -----
-        Both engines deal ranks stage by stage, and inside a stage by parts of the rows, then of the heads: SGLang has
-        ``rank = pp_rank * tp + cp_rank * (tp / cp) + attn_tp_rank``, vLLM ``(pp_rank * pcp + pcp_rank) * tp + tp_rank``.
+        Both engines deal ranks stage by stage, and inside a stage by parts of the rows, then of the heads. SGLang's
+        rank is ``pp_rank * tp + cp_rank * (tp / cp) + attn_tp_rank``, vLLM's ``(pp_rank * pcp + pcp_rank) * tp +
+        tp_rank``.
         The groups are those of :func:`sparsespan.cp.rank_grid`.
 
         Examples
