@@ -86,7 +86,7 @@ def _rank(world: Any, path: Path, prompt: list[int], new: int) -> dict[str, Any]
     handed = time.perf_counter()
     tokens, found = (None, logits) if here.prefills else _greedy(model, pool, came.requests, came.logits, new)
     return {
-        "prefill_seconds": prefilled - start, "hand_over_seconds": handed - prefilled,
+        "prefill_seconds": prefilled - start, "hand_over_seconds": came.seconds,
         "decode_seconds": time.perf_counter() - handed, "tokens": tokens, "logits": found,
         "bytes": _moved(here.groups.values()), "kv_bytes": pool.caches.nbytes,
         "sent": came.report.sent, "planned": came.plan.total_bytes,
@@ -98,8 +98,7 @@ def _both_grids(path: Path, prompt: list[int], new: int) -> dict[str, Any]:
     senders, takers = ranks[: GRIDS.prefill.ranks], ranks[GRIDS.prefill.ranks :]
     return {
         "prefill_seconds": max(r["prefill_seconds"] for r in senders),
-        # The last prefill rank to end waits for nobody.
-        "hand_over_seconds": min(r["hand_over_seconds"] for r in senders),
+        "hand_over_seconds": max(r["hand_over_seconds"] for r in ranks),
         "decode_seconds": max(r["decode_seconds"] for r in takers),
         "prefill_bytes": sum(r["bytes"] for r in senders), "decode_bytes": sum(r["bytes"] for r in takers),
         "hand_over_bytes": sum(r["sent"] for r in senders), "planned_bytes": ranks[0]["planned"],

@@ -34,10 +34,10 @@ class Job:
     """A prompt for a checkpoint on a grid. Called with a rank's communicator, it gives that rank's findings."""
 
     path: str
-    grid: models.Grid
+    grid: Any  # models.Grid, of a PdJob models.PdGrid
     prompt: tuple[int, ...]
     new: int
-    pool_tokens: int
+    pool_tokens: Any  # of a PdJob a pair: for prefill and for decode ranks
     chunk: int = 0
     temperature: float = 0.0
     seed: int = 0
@@ -68,13 +68,16 @@ class Job:
                 [list(self.prompt)], self.new, pool=pool, chunk=self.chunk, temperature=self.temperature,
                 seed=self.seed, stop_at_eos=self.stop_at_eos, on_token=on_token,
             )  # fmt: skip
-        findings = self._findings(world, watch, groups, pool, came)
+        phases = {"prefill_seconds": came[1] - came[0], "decode_seconds": came[-1] - came[1]}
+        findings = self.findings(world, watch, groups, pool, phases)
         return findings | {"tokens": tokens, "load_seconds": came[0] - begun}
 
-    def _findings(
-        self, world: Any, watch: models.Stopwatch, groups: dict[str, Any], pool: models.KvPool, came: list[float]
-    ) -> dict[str, Any]:
-        total = came[-1] - came[0]
+    def findings(
+        self, world: Any, watch: models.Stopwatch, groups: dict[str, Any], pool: models.KvPool,
+        phases: dict[str, float],
+    ) -> dict[str, Any]:  # fmt: skip
+        """What a rank tells of itself; the phases are its whole time."""
+        total = sum(phases.values())
         seconds = {**watch.seconds, "comm": watch.comm_seconds()}
         spans = [["compute", part, start, end, 0] for part, start, end in (*watch.passes, *watch.spans)]
         for group, comm in groups.items() if self.spans else ():
@@ -83,8 +86,7 @@ class Job:
             "rank": world.rank,
             "place": self.grid.place(world.rank),
             "layers": list(pool.caches.layers),
-            "prefill_seconds": came[1] - came[0],
-            "decode_seconds": came[-1] - came[1],
+            **phases,
             "seconds": {**seconds, "rest": max(0.0, total - sum(seconds.values()))},
             "comm": {group: _moved(comm) for group, comm in groups.items()},
             "kv_bytes": pool.caches.nbytes,

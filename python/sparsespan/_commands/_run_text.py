@@ -45,10 +45,12 @@ def table(document: dict[str, Any]) -> str:
     """Seconds, bytes and memory of each rank."""
     ranks = document["ranks"]
     parts = list(ranks[0]["seconds"])
-    heads = ["rank", "stage", "layers", "cp", "tp", *(f"{part} s" for part in parts), "KV bytes", "peak MiB"]
+    sides = ["side"] if "side" in ranks[0]["place"] else []
+    heads = ["rank", *sides, "stage", "layers", "cp", "tp", *(f"{part} s" for part in parts), "KV bytes", "peak MiB"]
     rows = [
         [
-            str(r["rank"]), str(r["place"]["stage"]), f"{r['layers'][0]}-{r['layers'][-1]}",
+            str(r["rank"]), *(r["place"][name] for name in sides), str(r["place"]["stage"]),
+            f"{r['layers'][0]}-{r['layers'][-1]}",
             str(r["place"]["cp"]), str(r["place"]["tp"]),
             *(f"{r['seconds'][part]:.3f}" for part in parts),
             str(r["kv_bytes"]), f"{r['peak_memory_bytes'] / 2**20:.0f}",
@@ -61,6 +63,9 @@ def table(document: dict[str, Any]) -> str:
         f"({document['decode_seconds']:.3f} s behind the first)",
         *_columns(heads, rows),
     ]
+    if "hand_over" in document:
+        one = document["hand_over"]
+        lines.append(f"handed over: {one['bytes']:,} bytes of caches, those of the plan, in {one['seconds']:.3f} s")
     moved = [
         [str(r["rank"]), group, primitive, str(op["calls"]), str(op["bytes"]), f"{op['seconds']:.3f}"]
         for r in ranks

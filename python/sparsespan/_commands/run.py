@@ -13,14 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ._run_grid import add_grid, grid_facts, grid_of
+
 __all__ = ["register"]
 
-# Spelled out so that other commands need not import the operators.
-SCHEMES = ("zigzag", "zigzag_padded", "ceil_chunk", "interleave", "contiguous", "contiguous_flat")
-COMBINES = ("a2a", "ag_rs", "ar")
-O_PROJS = ("full", "gather_weight", "a2a_rs", "broadcast")
-INDEX_KS = ("replicated", "sharded", "sharded_routed", "union", "gathered")
 _EPILOG = """\
+sparsespan run CHECKPOINT --prompt-file TEXT --cp 4 --pp 2 --decode-dcp 4
 mpirun -n 4 sparsespan run CHECKPOINT --prompt-file TEXT --cp 2 --pp 2 --backend mpi
 torchrun --nproc-per-node 2 -m sparsespan.cli run CHECKPOINT --prompt TEXT --tp 2 --backend gloo
 Exit code 0: tokens were generated; 1: the ranks failed; 2: refused; 130: interrupted.
@@ -37,26 +35,7 @@ def register(commands: Any) -> None:
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt-file", type=Path, metavar="TEXT", help="file whose text is the prompt (UTF-8)")
     prompt.add_argument("--prompt", metavar="STRING")
-    grid = parser.add_argument_group("grid")
-    grid.add_argument("--tp", type=int, help="ranks that share heads and experts (default dcp)")
-    grid.add_argument("--cp", type=int, default=1, help="ranks that share the rows of the prefill")
-    grid.add_argument("--dcp", type=int, default=1, help="ranks that share the KV cache: 1, or those of tp")
-    grid.add_argument("--pp", type=int, default=1, help="pipeline stages, each with some of the layers")
-    grid.add_argument("--pp-layers", metavar="N,N,...", help="layers of each stage (default an even split)")
-    grid.add_argument(
-        "--flavor",
-        choices=("native", "vllm", "sglang"),
-        default="native",
-        help="whose numbers these are: for sglang tp is all ranks of a stage, and cp lies inside it",
-    )
-    grid.add_argument("--scheme", choices=SCHEMES, default="zigzag", help="how cp ranks split rows")
-    grid.add_argument("--o-proj", choices=O_PROJS, default="full", help="how cp ranks keep o_proj: whole, cut and "
-                      "gathered, cut with heads exchanged in decode, or one layer's on each rank")  # fmt: skip
-    grid.add_argument("--combine", choices=COMBINES, default="a2a", help="how dcp ranks join attention")
-    grid.add_argument("--index-k", choices=INDEX_KS, default="replicated", help="where dcp ranks keep index keys; "
-                      "with union the selection is approximate, and so may the tokens be")  # fmt: skip
-    grid.add_argument("--backend", choices=("threads", "mpi", "gloo"), default="threads")
-    grid.add_argument("--timeout", type=float, default=300.0, help="seconds that an operation waits for its peers")
+    add_grid(parser)
     what = parser.add_argument_group("generation")
     what.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     what.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the best token")
@@ -80,18 +59,10 @@ def _prompt(arguments: argparse.Namespace) -> str:
         raise ValueError(f"{arguments.prompt_file}: is no UTF-8 text ({error})") from None
 
 
-def _stage_layers(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(n) for n in text.split(","))
-    except ValueError:
-        raise ValueError(f"--pp-layers is {text!r}, needs whole numbers with commas between, such as 2,1,1") from None
-
-
 def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], str]:
     """The work of a rank, the head of the document, and the fingerprint that all processes share."""
     from .. import models
+    from ._run_pd import PdJob
     from ._run_rank import Job, fingerprint
     from ._run_text import TokenPrinter
 
@@ -100,10 +71,7 @@ def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], 
         least = int(name == "max_new_tokens")
         if not getattr(a, name) >= least:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(a, name)}, needs at least {least}")
-    grid = models.Grid.of(
-        a.flavor, a.tp, a.cp, a.dcp, a.pp, scheme=a.scheme, combine=a.combine, index_k=a.index_k,
-        stage_layers=_stage_layers(a.pp_layers), o_proj=a.o_proj,
-    )  # fmt: skip
+    grid = grid_of(a)
     text = _prompt(a)
     checkpoint = models.Checkpoint(a.checkpoint)
     grid.require(checkpoint.config)
@@ -114,12 +82,11 @@ def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], 
     room = grid.require_room(checkpoint.config, len(prompt), a.max_new_tokens, a.pool)
     settings = (grid, prompt, a.max_new_tokens, room, a.chunk, a.temperature, a.seed, not a.ignore_eos, a.dense_until)
     printer = TokenPrinter(tokenizer, out)
-    job = Job(a.checkpoint, *settings, a.trace is not None, printer)
+    kind = PdJob if isinstance(grid, models.PdGrid) else Job
+    job = kind(a.checkpoint, *settings, a.trace is not None, printer)
     head = {
         "checkpoint": a.checkpoint, "model_type": checkpoint.config.model_type, "backend": a.backend,
-        "grid": {"tp": grid.tp, "cp": grid.cp, "dcp": grid.dcp, "pp": grid.pp, "flavor": a.flavor,
-                 "words": grid.words, "scheme": grid.scheme,
-                 "combine": grid.combine, "index_k": grid.index_k, "o_proj": grid.o_proj},
+        "grid": grid_facts(grid, a.flavor),
         "prompt_tokens": len(prompt), "temperature": a.temperature, "seed": a.seed,
     }  # fmt: skip
     return job, head | {"tokenizer": tokenizer, "printer": printer}, fingerprint(checkpoint, *settings, bool(a.trace))
@@ -143,13 +110,24 @@ def _document(head: dict[str, Any], found: list[dict[str, Any]]) -> tuple[dict[s
     """The document, and the spans of all ranks."""
     tokens = [rank.pop("tokens") for rank in found]
     for rank, said in enumerate(tokens):
-        if said != tokens[0]:
+        if said is not None and said != tokens[0]:  # a prefill rank that hands its requests over says nothing
             raise RuntimeError(f"rank {rank} has other tokens than rank 0: {said} against {tokens[0]}")
     spans = [[rank["rank"], *span] for rank in found for span in rank.pop("spans")]
     tokenizer, _ = head.pop("tokenizer"), head.pop("printer")
     text = {"tokens": tokens[0], "text": tokenizer.decode(tokens[0])}
     longest = {name: max(r[name] for r in found) for name in ("load_seconds", "prefill_seconds", "decode_seconds")}
-    return head | text | longest | {"ranks": found}, spans
+    return head | text | longest | _handed_over(found) | {"ranks": found}, spans
+
+
+def _handed_over(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What went from prefill ranks to decode ranks, where there are both."""
+    told = [rank["hand_over"] for rank in found if "hand_over" in rank]
+    if not told:
+        return {}
+    sent, planned = sum(one["sent"] for one in told), told[0]["planned"]
+    if sent != planned:
+        raise RuntimeError(f"the prefill ranks sent {sent} bytes of caches, the plan has {planned}")
+    return {"hand_over": {"bytes": sent, "planned_bytes": planned, "seconds": max(one["seconds"] for one in told)}}
 
 
 def _write_trace(path: Path, spans: list[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,12 +35,15 @@ class HandOver:
         Who sent what to whom; ``plan.total_bytes`` is what the caches' rows took.
     report : TransferReport
         What this rank moved, counted.
+    seconds : float
+        What it took once all ranks had come to it, measured.
     """
 
     requests: tuple[int, ...]
     logits: Any
     plan: cp.TransferPlan
     report: cp.TransferReport
+    seconds: float
 
 
 def side(grid: Grid, decode: bool, stages: tuple[int, ...]) -> cp.KvSide:
@@ -151,6 +155,7 @@ def hand_over(
     """See :meth:`PdRanks.hand_over`."""
     prefills = world.rank < grids[0].ranks
     told = share(world, _facts(config, pool, requests, logits, prefills), timeout)
+    begun = time.monotonic()
     _agree(told, grids)
     senders, lengths, caches = grids[0].ranks, told[0]["lengths"], pool.caches
     layers, takers = config.num_hidden_layers, range(senders, len(told))
@@ -179,4 +184,4 @@ def hand_over(
         raise
     if not prefills:
         pool.advance(mine, lengths)
-    return HandOver(tuple(mine), logits, plan, report)
+    return HandOver(tuple(mine), logits, plan, report, time.monotonic() - begun)

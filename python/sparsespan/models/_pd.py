@@ -59,6 +59,21 @@ class PdGrid:
         self.prefill.require(config)
         self.decode.require(config)
 
+    def place(self, rank: int) -> dict[str, Any]:
+        """Where a rank stands: its ``side``, and its place in that grid as of :meth:`Grid.place`."""
+        prefills = rank < self.prefill.ranks
+        side = self.prefill if prefills else self.decode
+        at = side.place(rank if prefills else rank - self.prefill.ranks)
+        return {"side": "prefill" if prefills else "decode", **at}
+
+    def require_room(self, config: ModelConfig, prompt: int, new: int, pool: int = 0) -> tuple[int, int]:
+        """Tokens that the caches of a prefill rank and of a decode rank need, as :meth:`Grid.require_room`."""
+        room = self.decode.require_room(config, prompt, new, pool)
+        try:  # what is generated stands on the decode ranks alone
+            return self.prefill.require_room(config, prompt, 1, pool), room
+        except ValueError as refusal:
+            raise ValueError(f"prefill ranks: {refusal}") from None
+
     def join(self, world: Any) -> PdRanks:
         """Make this rank's groups. Collective."""
         if world.size != self.ranks:
