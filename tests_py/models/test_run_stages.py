@@ -87,6 +87,19 @@ def test_caches_hold_the_stages_own_layers(run):
     assert parts[1]["kv_bytes_per_token"] == 576 * 4 < parts[0]["kv_bytes_per_token"] == (576 + 128) * 4
 
 
+@pytest.mark.parametrize("name", ["v32", "glm"])
+def test_a_prompt_shorter_than_the_ranks(paths, capsys, name):
+    """Shards without a row travel all the same."""
+    said = []
+    for options in ([], ["--cp", "4", "--pp", "2", "--pp-layers", "1,2"]):
+        assert (
+            main(["run", paths[name], "--prompt", "a", "--max-new-tokens", "3", "--ignore-eos", "--json", *options])
+            == 0
+        )
+        said.append(json.loads(capsys.readouterr().out)["tokens"])
+    assert said[0] == said[1]
+
+
 def test_sixteen_ranks_with_sglangs_numbers(run, one_rank):
     """tp 8 is a whole stage, and cp 8 all of it; the cut divides an IndexShare group."""
     code, out, err = run("glm", "--flavor", "sglang", "--tp", "8", "--cp", "8", "--pp", "2", "--pp-layers", "1,2",
