@@ -88,8 +88,8 @@ def test_demo_runs_models_on_two_grids(capsys, one_thread):
 def test_demo_fails_when_a_grid_says_something_else(capsys, monkeypatch, tmp_path, one_thread):
     from sparsespan._commands import _demo_models
 
-    def spoiled(here, model, pool, *rest):
-        came = hand_over(here, model, pool, *rest)
+    def spoiled(here, model, pool, *rest, **options):
+        came = hand_over(here, model, pool, *rest, **options)
         if not here.prefills and here.ranks.tp.rank == 1:
             pool.caches.kv[1][...] *= np.float32(1.01)
         return came

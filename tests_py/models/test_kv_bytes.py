@@ -22,6 +22,7 @@ def test_v32(tmp_path):
     pool = models.load(path).pool(128, **FP8)
     assert pool.caches.bytes_per_token == 48_068
     assert pool.caches.nbytes == 128 * 48_068
+    assert repr(pool) == "<KvPool 0 of 2 pages used by 0 requests, 48,068 bytes a token>"
     # The log's own figures, in GiB: 975,424 tokens; and 1,462,784 when the index keys were not counted yet.
     assert 975_424 * pool.caches.bytes_per_token / 2**30 == pytest.approx(43.67, abs=0.005)
     without = PagedCaches(61, 1, index_layers=[])

@@ -1,10 +1,13 @@
 """Prefill on one grid, decode on another: the bits of one rank, the bytes of the plan, refusals that lose nothing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from sparsespan import comm, cp, models
 from sparsespan.models import Dcp, Grid, PdGrid, PoolFull, Ranks
+from sparsespan.testing import FaultyComm
 
 SMALL = {"index_topk": 16, "n_routed_experts": 4, "num_hidden_layers": 4}
 LENGTHS = (37, 2, 70)
@@ -162,6 +165,71 @@ def test_a_full_decode_pool_loses_nothing(paths, prompts):
         assert tokens == want
     for requests, tokens in ranks[2:]:
         assert len(requests) == 2 and tokens == [step[:2] for step in want]
+
+
+def test_requests_come_while_others_are_decoded(paths, prompts):
+    """Two hand-overs; what came first decodes between them, and then all together."""
+    grid = PdGrid(Grid(cp=2), Grid(tp=2, page_size=16))
+    want, _ = on_one_rank(paths["glm"], prompts, 16)
+
+    def rank(world):
+        here = grid.join(world)
+        model = models.load(paths["glm"], ranks=here.ranks)
+        pool = model.pool(512, here.side.page_size)
+        if here.prefills:
+            for batch in (prompts[:1], prompts[1:]):
+                requests = [pool.open() for _ in batch]
+                here.hand_over(model, pool, requests, model.prefill(pool, requests, batch))
+                for request in requests:
+                    pool.close(request)
+            return pool.free_pages == pool.pages
+        first = here.hand_over(model, pool)
+        tokens, logits = [first.logits.argmax(1)], first.logits
+        for _ in range(2):
+            logits = model.decode(pool, first.requests, tokens[-1])
+            tokens.append(logits.argmax(1))
+        second = here.hand_over(model, pool)
+        logits = model.decode(pool, first.requests + second.requests, [*tokens[-1], *second.logits.argmax(1)])
+        return [t.tolist() for t in tokens], second.logits.argmax(1).tolist(), logits.argmax(1).tolist()
+
+    *done, one, two = comm.run_ranks(4, rank)
+    assert done == [True, True] and one == two
+    assert one[0] == [step[:1] for step in want[:3]]
+    assert one[1] == want[0][1:] and one[2] == [want[3][0], *want[1][1:]]
+
+
+def test_a_damaged_page_changes_no_pool(paths):
+    """A bit that flips between ranks is found on all of them; the same hand-over then goes through."""
+    grid = PdGrid(Grid(), Grid())
+
+    def rank(world):
+        here = grid.join(world)
+        model = models.load(paths["v32"], ranks=here.ranks)
+        pool = model.pool(128)
+        requests = [pool.open()] if here.prefills else []
+        logits = model.prefill(pool, requests, [[1, 2, 3]]) if here.prefills else None
+        # Operations of rank 0: two that tell facts, the logits, one that says that all can begin, the first rows.
+        spoiled = dataclasses.replace(here, world=FaultyComm(here.world, "corrupt", at=4)) if here.prefills else here
+        free = pool.free_pages
+        with pytest.raises(comm.ChecksumMismatch, match="request 0"):
+            spoiled.hand_over(model, pool, requests, logits)
+        assert pool.free_pages == free
+        came = here.hand_over(model, pool, requests, logits)
+        return came.requests, pool.lengths(came.requests).tolist()
+
+    assert comm.run_ranks(2, rank) == [((0,), [3]), ((1,), [3])]
+
+
+def test_a_side_that_does_not_come(paths):
+    def rank(world):
+        here = PdGrid(Grid(), Grid()).join(world)
+        model = models.load(paths["v32"], ranks=here.ranks)
+        if here.prefills:
+            return None
+        return here.hand_over(model, model.pool(64), timeout=0.2)
+
+    with pytest.raises(comm.CommError):
+        comm.run_ranks(2, rank)
 
 
 def test_nothing_to_hand_over(paths):

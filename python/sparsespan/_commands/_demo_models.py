@@ -22,6 +22,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek_v32": {"num_hidden_layers": 4},
     "glm_moe_dsa": {"num_hidden_layers": 6},
 }
+_A_DAY = 86400.0  # decode ranks wait for the prefill as long as it takes
 BOUND = 1e-4  # of the largest logit: float32 sums over a shared cache have another order than over a whole one
 
 
@@ -82,7 +83,7 @@ def _rank(world: Any, path: Path, prompt: list[int], new: int) -> dict[str, Any]
     requests = [pool.open()] if here.prefills else []
     logits = model.prefill(pool, requests, [prompt]) if here.prefills else None
     prefilled = time.perf_counter()
-    came = here.hand_over(model, pool, requests, logits)
+    came = here.hand_over(model, pool, requests, logits, timeout=_A_DAY)
     handed = time.perf_counter()
     tokens, found = (None, logits) if here.prefills else _greedy(model, pool, came.requests, came.logits, new)
     return {

@@ -15,6 +15,7 @@ __all__ = ["PdJob"]
 
 _TAG = 7002  # of the messages with tokens
 _END = -1
+_A_DAY = 86400.0  # decode ranks wait for a prefill as long as it takes; of one that failed they are told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class PdJob(Job):
             said = here.generate(
                 model, [list(self.prompt)], self.new, pool=pool, chunk=self.chunk, temperature=self.temperature,
                 seed=self.seed, stop_at_eos=self.stop_at_eos, on_token=on_token, on_hand_over=on_hand_over,
+                timeout=_A_DAY,
             )  # fmt: skip
         before, handed = came[1] - came[0] - moved[0].seconds, moved[0].seconds
         phases = {

@@ -75,6 +75,8 @@ def table(document: dict[str, Any]) -> str:
     if moved:
         lines += ["", *_columns(["rank", "group", "primitive", "calls", "bytes", "s"], moved)]
     shared = ", which is the whole process's: ranks are its threads" if document["backend"] == "threads" else ""
+    if "hand_over" in document:
+        lines.append("comm of a decode rank, under hand-over, holds its wait for the prefill")
     lines.append(
         f"seconds measured, a part without what it waited in comm; bytes counted; peak memory measured{shared}"
     )

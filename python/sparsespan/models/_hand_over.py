@@ -133,18 +133,16 @@ def _agree(told: Sequence[dict[str, Any]], grids: tuple[Grid, Grid]) -> None:
             )
 
 
-def _hand_logits(
-    world: Any, root: int | None, takers: range, logits: Any, shape: tuple[int, int], timeout: float | None
-) -> Any:
+def _hand_logits(world: Any, root: int | None, takers: range, logits: Any, shape: tuple[int, int]) -> Any:
     """Logits from the first rank that has them to all decode ranks."""
     if root is None or not shape[0]:
         return None if root is None else np.empty(shape, np.float32)
     if world.rank == root:
         rows = np.ascontiguousarray(logits, np.float32)
-        for work in [world.isend(rows, to, _TAG, timeout=timeout) for to in takers]:
+        for work in [world.isend(rows, to, _TAG) for to in takers]:
             work.wait()
     elif world.rank in takers:
-        return world.recv(np.empty(shape, np.float32), root, _TAG, timeout=timeout)
+        return world.recv(np.empty(shape, np.float32), root, _TAG)
     return logits
 
 
@@ -170,13 +168,13 @@ def hand_over(
     root = next((rank for rank, one in enumerate(told[:senders]) if one["logits"]), None)
     mine = list(requests) if prefills else [pool.open() for _ in lengths]
     try:
-        logits = _hand_logits(world, root, takers, logits, (len(lengths), config.vocab_size), timeout)
+        logits = _hand_logits(world, root, takers, logits, (len(lengths), config.vocab_size))
         if not prefills:
             pool.reserve(mine, lengths)
         here = _caches(grids[not prefills], pool, mine)
         report = cp.run_transfer(
             world, plan, here if prefills else None, None if prefills else here, layout=caches.kv_layout,
-            index_layout=caches.index_layout, timeout=timeout, threads=threads,
+            index_layout=caches.index_layout, threads=threads,
         )  # fmt: skip
     except BaseException:
         for request in [] if prefills else mine:

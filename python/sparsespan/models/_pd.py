@@ -129,8 +129,8 @@ class PdRanks:
         logits : float32 array [B, vocab], optional
             On a prefill rank that has them: what :meth:`Model.prefill` gave. They go to every decode rank.
         timeout : float, optional
-            Seconds that either side waits for the other; default the communicator's. Decode ranks that call early wait
-            for the whole prefill.
+            Seconds to wait until all ranks have come; default the communicator's. Decode ranks that call early wait for
+            the whole prefill, which may take longer.
         threads : int
 
         Returns

@@ -40,7 +40,8 @@ class KvPool:
         self._next = 0
 
     def __repr__(self) -> str:
-        return f"<KvPool {self.pages - len(self._free)} of {self.pages} pages used by {len(self._tables)} requests>"
+        used, tokens = self.pages - len(self._free), self.caches.bytes_per_token
+        return f"<KvPool {used} of {self.pages} pages used by {len(self._tables)} requests, {tokens:,} bytes a token>"
 
     @property
     def free_pages(self) -> int:
