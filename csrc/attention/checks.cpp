@@ -27,6 +27,23 @@ std::int64_t require_queries(std::string_view op, const Tensor& q, const Tensor&
   return q.shape[2] + q_pe.shape[2];
 }
 
+std::int64_t require_key_heads(std::string_view op, const Tensor& q, const Tensor& k, const Tensor& v) {
+  require_heads(op, "q", q, "[T, H, Dqk]");
+  require_heads(op, "k", k, "[S, Hk, Dqk]");
+  require_heads(op, "v", v, "[S, Hk, Dv]");
+  require_shape(op, "k", k, {kAny, kAny, q.shape[2]}, "[S, Hk, Dqk]");
+  require_shape(op, "v", v, {k.shape[0], k.shape[1], kAny}, "[S, Hk, Dv]");
+  if (q.shape[2] < 1) refuse_value(op, "q", "has a last axis of 0, needs at least 1");
+  if (v.shape[2] < 1) refuse_value(op, "v", "has a last axis of 0, needs at least 1");
+  const std::int64_t heads = q.shape[1];
+  const std::int64_t key_heads = k.shape[1];
+  if (heads == 0 && key_heads == 0) return 1;
+  if (key_heads < 1 || heads % key_heads != 0) {
+    refuse_value(op, "q", "has ", heads, " heads, needs a multiple of k's ", key_heads);
+  }
+  return heads / key_heads;
+}
+
 void require_scale(std::string_view op, float sm_scale) {
   if (!std::isfinite(sm_scale)) refuse_value(op, "sm_scale", "is ", sm_scale, ", needs a finite number");
 }

@@ -14,6 +14,8 @@ void require_heads(std::string_view op, std::string_view argument, const Tensor&
 // q alone, or q and q_pe side by side; returns the width of the two together. The first part holds the values
 // (d_v columns).
 std::int64_t require_queries(std::string_view op, const Tensor& q, const Tensor& q_pe, std::int64_t d_v);
+// k [S, Hk, Dqk] and v [S, Hk, Dv] against q [T, H, Dqk]; returns query heads per key head.
+std::int64_t require_key_heads(std::string_view op, const Tensor& q, const Tensor& k, const Tensor& v);
 void require_scale(std::string_view op, float sm_scale);
 // [H] float32 without NaN, or not given.
 void require_sink(std::string_view op, const Tensor& attn_sink, std::int64_t heads);

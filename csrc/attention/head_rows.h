@@ -26,6 +26,15 @@ class HeadRows {
       std::copy_n(static_cast<const float*>(data_) + offset, n_, out);
     }
   }
+  void prefetch(std::int64_t row, std::int64_t head) const {
+    const std::int64_t size = narrow_ ? 2 : 4;
+    const char* at = static_cast<const char*>(data_) + (row * row_ + head * head_) * size;
+    for (std::int64_t i = 0; i < n_ * size; i += 64) __builtin_prefetch(at + i);
+  }
+  // The row itself, when it is bfloat16.
+  const std::uint16_t* narrow(std::int64_t row, std::int64_t head) const {
+    return static_cast<const std::uint16_t*>(data_) + row * row_ + head * head_;
+  }
 
  private:
   const void* data_;

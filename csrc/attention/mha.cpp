@@ -5,31 +5,12 @@
 #include "attention/checks.h"
 #include "attention/engine.h"
 #include "attention/head_rows.h"
-#include "attention/index_lists.h"
 
 namespace sparsespan {
 
 namespace {
 
 constexpr std::int64_t kColumns = 256;  // query rows share staged keys until a tile has so many columns
-
-// k and v against q; returns query heads per key head.
-std::int64_t require_key_heads(std::string_view op, const Tensor& q, const Tensor& k, const Tensor& v) {
-  require_heads(op, "q", q, "[T, H, Dqk]");
-  require_heads(op, "k", k, "[S, Hk, Dqk]");
-  require_heads(op, "v", v, "[S, Hk, Dv]");
-  require_shape(op, "k", k, {kAny, kAny, q.shape[2]}, "[S, Hk, Dqk]");
-  require_shape(op, "v", v, {k.shape[0], k.shape[1], kAny}, "[S, Hk, Dv]");
-  if (q.shape[2] < 1) refuse_value(op, "q", "has a last axis of 0, needs at least 1");
-  if (v.shape[2] < 1) refuse_value(op, "v", "has a last axis of 0, needs at least 1");
-  const std::int64_t heads = q.shape[1];
-  const std::int64_t key_heads = k.shape[1];
-  if (heads == 0 && key_heads == 0) return 1;
-  if (key_heads < 1 || heads % key_heads != 0) {
-    refuse_value(op, "q", "has ", heads, " heads, needs a multiple of k's ", key_heads);
-  }
-  return heads / key_heads;
-}
 
 class RangeKeys final : public KeySource {
  public:
@@ -63,29 +44,6 @@ class RangeKeys final : public KeySource {
   IntView<1> cu_q_;
   IntView<1> cu_k_;
   bool causal_;
-  std::int64_t group_;
-};
-
-class ListedKeys final : public KeySource {
- public:
-  ListedKeys(const SparseMhaParams& p, const Tensor& indices, std::int64_t group)
-      : k_(p.k), v_(p.v), lists_(indices, p.topk_length, {}), group_(group) {}
-
-  void open(const Tile& tile, TileKeys& keys) const override { lists_.compact(tile.first, keys); }
-
-  void stage(const Tile& tile, const TileKeys& keys, std::int64_t first, std::int64_t n, float* k,
-             std::int64_t k_stride, float* v, std::int64_t v_stride) const override {
-    const std::int64_t head = tile.head / group_;
-    for (std::int64_t j = 0; j < n; ++j) {
-      k_.load(keys.list[first + j], head, k + j * k_stride);
-      v_.load(keys.list[first + j], head, v + j * v_stride);
-    }
-  }
-
- private:
-  HeadRows k_;
-  HeadRows v_;
-  IndexLists lists_;
   std::int64_t group_;
 };
 
@@ -141,43 +99,6 @@ void mha(const MhaParams& p) {
         const std::int64_t rows = std::min(step, cu_q(b + 1) - i);
         job.tiles.push_back({.first = i, .rows = rows, .head = h, .heads = group, .request = b});
       }
-    }
-  }
-  run_attention(job);
-}
-
-void sparse_mha(const SparseMhaParams& p) {
-  constexpr std::string_view kOp = "sparse_mha";
-  const std::int64_t group = require_key_heads(kOp, p.q, p.k, p.v);
-  const Tensor indices = squeeze_head_axis(kOp, "indices", p.indices);
-  require_scale(kOp, p.sm_scale);
-  require_int(kOp, "indices", indices);
-  require_shape(kOp, "indices", indices, {p.q.shape[0], kAny}, "[T, K]");
-  require_outputs(kOp, {&p.out, &p.lse, nullptr}, p.q.shape[0], p.q.shape[1], p.v.shape[2],
-                  {&p.q, &p.k, &p.v, &p.indices, &p.topk_length});
-  require_indices(kOp,
-                  {.indices = indices,
-                   .topk_length = p.topk_length,
-                   .lane_of = {},
-                   .size = p.k.shape[0],
-                   .space = "packed rows of k and v"},
-                  p.validate, p.threads);
-  const ListedKeys source(p, indices, group);
-  AttentionJob job{.q = p.q,
-                   .q_pe = {},
-                   .dim = p.q.shape[2],
-                   .d_v = p.v.shape[2],
-                   .sm_scale = p.sm_scale,
-                   .source = &source,
-                   .max_keys = indices.shape[1],
-                   .list_capacity = indices.shape[1],
-                   .out = p.out,
-                   .lse = p.lse,
-                   .max_logits = {},
-                   .threads = p.threads};
-  for (std::int64_t t = 0; t < p.q.shape[0]; ++t) {
-    for (std::int64_t h = 0; h < p.q.shape[1]; h += group) {
-      job.tiles.push_back({.first = t, .head = h, .heads = group});
     }
   }
   run_attention(job);

@@ -17,6 +17,9 @@ struct AttendBlock {
   const float* k;       // [n][k_stride], dim of them used
   const float* v;       // [n][v_stride], readable up to d_v rounded up to 16
   const float* limits;  // [padded cols]: column c sees keys [0, limits[c]), limits[c] <= n; null: all n
+  // [n], cols <= 64: column c sees key j when bit c of seen[j] is set; null: all keys. Not with limits. Values of keys
+  // that some column does not see have to be finite: they are multiplied by 0.
+  const std::uint64_t* seen = nullptr;
   std::int64_t cols;
   std::int64_t dim;
   std::int64_t d_v;
@@ -59,15 +62,18 @@ struct AttentionKernels {
   void (*exp)(float* x, std::int64_t n) noexcept;
   // Rows of a KV array to float32.
   void (*load_bf16)(const std::uint16_t* in, float* out, std::int64_t n) noexcept;
+  // True when none of them is infinite or NaN.
+  bool (*finite_bf16)(const std::uint16_t* x, std::int64_t n) noexcept;
+  bool (*finite_f32)(const float* x, std::int64_t n) noexcept;
   // n e4m3 codes * scale, rounded to bfloat16 (nearest even), as float32.
   void (*load_fp8)(const std::uint8_t* in, float scale, float* out, std::int64_t n) noexcept;
 };
 
 const AttentionKernels& attention_kernels();
 
-// The same from products of bfloat16, for queries, keys and values that are bfloat16 anyway and values that are the
-// keys' first columns. The weights exp(score - m) are rounded to bfloat16 before they multiply values; l sums them
-// unrounded. Columns come in groups of 64 at most, keys in blocks of 256.
+// The same from products of bfloat16, for queries, keys and values that are bfloat16 anyway. The weights exp(score - m)
+// are rounded to bfloat16 before they multiply values; l sums them unrounded. Columns come in groups of 64 at most,
+// keys in blocks of 256.
 struct NarrowBlock {
   const std::uint16_t* q;  // pack_queries of 16 columns each
   const std::uint16_t* k;  // [n rounded up to 32][k_stride], zero beyond the dimensions and beyond n
@@ -76,6 +82,7 @@ struct NarrowBlock {
   std::int64_t cols;
   std::int64_t d_v;
   std::int64_t n;
+  const std::uint64_t* seen = nullptr;  // [n], as in AttendBlock
   float sm_scale;
   float* s;          // scratch [256][64]
   std::uint16_t* p;  // scratch [64][256]
@@ -88,12 +95,14 @@ struct NarrowBlock {
 struct NarrowAttentionKernels {
   // rows: [16][stride], zero beyond the dimensions. out: 16 * stride values.
   void (*pack_queries)(const std::uint16_t* rows, std::int64_t stride, std::uint16_t* out) noexcept;
-  // k as in NarrowBlock; keys from n on count as zero. out: 256 values for each of d_v rounded up to 16.
+  // k (or v): rows as in NarrowBlock; keys from n on count as zero. out: 256 values for each of d_v rounded up to 16.
   void (*pack_values)(const std::uint16_t* k, std::int64_t stride, std::int64_t n, std::int64_t d_v,
                       std::uint16_t* out) noexcept;
   // n e4m3 codes * scale, rounded to bfloat16 (nearest even); n a multiple of 16.
   void (*decode_fp8)(const std::uint8_t* in, float scale, std::uint16_t* out, std::int64_t n) noexcept;
   void (*attend)(const NarrowBlock&) noexcept;
+  int unit;  // keys (a power of two) that are multiplied together: leaving out a whole unit that nobody sees changes no
+             // bit
   TileSwitch tiles = {};  // to be held on (KernelScope) around attend
 };
 

@@ -73,31 +73,48 @@ def _returner(value: Any) -> Callable[[np.ndarray], Any]:
     return lambda array: convert(_Export(array))
 
 
+class _Arguments:
+    """One call's tensors as arrays and back. No closures over themselves: such a cycle would keep the tensors alive."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._home: Callable[[np.ndarray], Any] | None = None
+        self._originals: dict[int, Any] = {}
+
+    def take(self, key: int | str, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(self.take(key, v) for v in value)
+        if not _is_foreign(value):
+            if isinstance(value, np.ndarray) and value.ndim > 0:
+                self._originals[id(value)] = (value, value)
+            return _plain(self._function, key, value)
+        name = getattr(self._function, "__name__", "sparsespan")
+        array = _to_numpy(name, parameter(self._function, key)[0], value)
+        if array.ndim == 0:
+            return _plain(self._function, key, array)
+        self._originals[id(array)] = (array, value)
+        self._home = self._home or _returner(value)
+        return array
+
+    def give_back(self, value: Any) -> Any:
+        if self._home is None:
+            return value
+        if isinstance(value, tuple):
+            return tuple(self.give_back(v) for v in value)
+        if isinstance(value, np.ndarray):
+            known = self._originals.get(id(value))
+            return known[1] if known is not None and known[0] is value else self._home(value)
+        return value
+
+
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a core function with every DLPack tensor seen as a NumPy array; give results in the callers' family.
 
     ``out=`` objects come back as the very objects that were passed.
     """
-    home: Callable[[np.ndarray], Any] | None = None
-    originals: dict[int, Any] = {}
-
-    def convert(key: int | str, value: Any) -> Any:
-        nonlocal home
-        if isinstance(value, tuple):
-            return tuple(convert(key, v) for v in value)
-        if not _is_foreign(value):
-            if isinstance(value, np.ndarray) and value.ndim > 0:
-                originals[id(value)] = (value, value)
-            return _plain(function, key, value)
-        array = _to_numpy(getattr(function, "__name__", "sparsespan"), parameter(function, key)[0], value)
-        if array.ndim == 0:
-            return _plain(function, key, array)
-        originals[id(array)] = (array, value)
-        home = home or _returner(value)
-        return array
-
-    converted_args = [convert(i, a) for i, a in enumerate(args)]
-    converted_kwargs = {k: convert(k, v) for k, v in kwargs.items()}
+    arguments = _Arguments(function)
+    converted_args = [arguments.take(i, a) for i, a in enumerate(args)]
+    converted_kwargs = {k: arguments.take(k, v) for k, v in kwargs.items()}
     try:
         result = function(*converted_args, **converted_kwargs)
     except (TypeError, ValueError, MemoryError) as error:
@@ -105,18 +122,7 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if told is error:
             raise
         raise told from None
-    if home is None:
-        return result
-
-    def give_back(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(give_back(v) for v in value)
-        if isinstance(value, np.ndarray):
-            known = originals.get(id(value))
-            return known[1] if known is not None and known[0] is value else home(value)
-        return value
-
-    return give_back(result)
+    return arguments.give_back(result)
 
 
 def query_parts(op: str, q: Any) -> tuple[Any, Any]:

@@ -76,16 +76,19 @@ inline void score_block(const AttendBlock& b, int64_t s_stride) {
 }
 
 // Scores to unnormalised probabilities, in place, with the columns' maxima and sums. Keys ascending.
-template <bool kLimited>
+enum class Seen { all, limits, bits };
+
+template <Seen kSeen>
 inline void softmax_columns(const AttendBlock& b, int64_t s_stride, int64_t col) {
   const Vec::Float scale = Vec::broadcast(b.sm_scale);
   const Vec::Float minus_inf = Vec::broadcast(-__builtin_inff());
-  const Vec::Float limit = kLimited ? Vec::load(b.limits + col) : Vec::zero();
+  const Vec::Float limit = kSeen == Seen::limits ? Vec::load(b.limits + col) : Vec::zero();
   Vec::Float m = minus_inf;
   for (int64_t j = 0; j < b.n; ++j) {
     float* at = b.s + j * s_stride + col;
     Vec::Float x = Vec::load(at) * scale;
-    if (kLimited) x = Vec::select_less(Vec::broadcast((float)j), limit, x, minus_inf);
+    if (kSeen == Seen::limits) x = Vec::select_less(Vec::broadcast((float)j), limit, x, minus_inf);
+    if (kSeen == Seen::bits) x = Vec::select_bits(b.seen[j] >> col, x, minus_inf);
     Vec::store(at, x);
     m = Vec::max(m, x);
   }
@@ -172,10 +175,12 @@ void attend(const AttendBlock& b) noexcept {
   const int64_t s_stride = round_to(b.cols, kPanel);
   score_block(b, s_stride);
   for (int64_t col = 0; col < b.cols; col += Vec::kLanes) {
-    if (b.limits == nullptr) {
-      softmax_columns<false>(b, s_stride, col);
+    if (b.seen != nullptr) {
+      softmax_columns<Seen::bits>(b, s_stride, col);
+    } else if (b.limits != nullptr) {
+      softmax_columns<Seen::limits>(b, s_stride, col);
     } else {
-      softmax_columns<true>(b, s_stride, col);
+      softmax_columns<Seen::all>(b, s_stride, col);
     }
   }
   value_block(b, s_stride);

@@ -40,7 +40,10 @@ __attribute__((noinline)) void score_tile(const uint16_t* k, int64_t k_stride, c
   }
 }
 
+constexpr int kUnit = 2;
+
 // Scores of all keys, and each column's largest times the scale.
+template <bool kSeen>
 void score_block(const NarrowBlock& b, float* largest) {
   const int64_t rows = (b.n + kTileRows - 1) / kTileRows * kTileRows;
   const int64_t q_stride = b.k_stride * 16;
@@ -59,7 +62,9 @@ void score_block(const NarrowBlock& b, float* largest) {
       }
     }
   }
-  for (int64_t c = 0; c < b.cols; c += 16) Vec::store(largest + c, largest_scores(b, c, 0, b.n, minus_infinity()));
+  for (int64_t c = 0; c < b.cols; c += 16) {
+    Vec::store(largest + c, largest_scores<kSeen>(b, c, 0, b.n, minus_infinity()));
+  }
 }
 
 // o[col][dv] = sum over keys of p * v, for 8 columns.

@@ -1,7 +1,8 @@
 #pragma once
 
 // Include after attention_narrow_layout.h and attention_bf16.h or attention_tiles.h, which give
-//   score_block(block, largest)   s[key][col] = q . k; largest[col] = max of s * sm_scale over the block's keys
+//   kUnit                         keys that are multiplied together
+//   score_block<seen>(block, largest)  s[key][col] = q . k; largest[col] = max of s * sm_scale over the block's keys
 //   value_block(block)            o[col][dv] = sum over keys of p * v
 
 #include <stdint.h>
@@ -53,6 +54,7 @@ void decode_fp8(const uint8_t* in, float scale, uint16_t* out, int64_t n) noexce
 }
 
 // Scores of 16 columns to weights in bfloat16, laid out as rows of A, and their float32 sum. Keys ascending.
+template <bool kSeen>
 inline void softmax_columns(const NarrowBlock& b, int64_t col, Vec::Float m, Vec::Float& l) {
   const Vec::Float scale = Vec::broadcast(b.sm_scale);
   // A column without keys, or with -inf scores only, has m = -inf: subtract 0 instead, and every weight is 0.
@@ -67,7 +69,7 @@ inline void softmax_columns(const NarrowBlock& b, int64_t col, Vec::Float m, Vec
         const int64_t at = key + 2 * i + j;
         Vec::Float p = Vec::zero();
         if (at < b.n) {
-          p = exp_vec(Vec::load(b.s + at * kScoreStride + col) * scale - shift);
+          p = exp_vec(visible<kSeen>(b, at, col, Vec::load(b.s + at * kScoreStride + col) * scale) - shift);
           l = l + p;
         }
         words[j] = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(p));
@@ -79,24 +81,34 @@ inline void softmax_columns(const NarrowBlock& b, int64_t col, Vec::Float m, Vec
   }
 }
 
-void attend(const NarrowBlock& b) noexcept {
+template <bool kSeen>
+inline void attend_columns(const NarrowBlock& b) {
   float largest[kScoreStride];
-  score_block(b, largest);
+  score_block<kSeen>(b, largest);
   for (int64_t col = 0; col < b.cols; col += 16) {
     const __mmask16 there = b.cols - col >= 16 ? (__mmask16)0xFFFF : (__mmask16)((1U << (b.cols - col)) - 1);
     const Vec::Float m = Vec::load(largest + col);
     Vec::Float l;
-    softmax_columns(b, col, m, l);
+    softmax_columns<kSeen>(b, col, m, l);
     _mm512_mask_storeu_ps(b.m + col, there, m);
     _mm512_mask_storeu_ps(b.l + col, there, l);
   }
   value_block(b);
 }
 
+void attend(const NarrowBlock& b) noexcept {
+  if (b.seen == nullptr) {
+    attend_columns<false>(b);
+  } else {
+    attend_columns<true>(b);
+  }
+}
+
 constexpr sparsespan::NarrowAttentionKernels kTable = {.pack_queries = pack_queries,
                                                        .pack_values = pack_values,
                                                        .decode_fp8 = decode_fp8,
                                                        .attend = attend,
+                                                       .unit = kUnit,
                                                        .tiles = kTileSwitch};
 
 }  // namespace

@@ -57,6 +57,18 @@ void load_bf16(const uint16_t* in, float* out, int64_t n) noexcept {
   for (int64_t i = 0; i < n; ++i) out[i] = __builtin_bit_cast(float, (uint32_t)in[i] << 16);
 }
 
+bool finite_bf16(const uint16_t* x, int64_t n) noexcept {
+  uint16_t bad = 0;
+  for (int64_t i = 0; i < n; ++i) bad |= (uint16_t)((x[i] & 0x7F80U) == 0x7F80U);
+  return bad == 0;
+}
+
+bool finite_f32(const float* x, int64_t n) noexcept {
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < n; ++i) bad |= (uint32_t)((__builtin_bit_cast(uint32_t, x[i]) & 0x7F800000U) == 0x7F800000U);
+  return bad == 0;
+}
+
 // e4m3 by bits, without a subnormal operand (those cost a hundred cycles on some CPUs). The 7 magnitude bits go to the
 // top of a float32's fraction and exponent, rebiased by 120; for codes 0..7 the exponent is one too small for a hidden
 // bit that should not be there, so one more is added and 2^-6 taken off, exactly.
@@ -82,6 +94,8 @@ constexpr AttentionKernels kTable = {.panel = kPanel,
                                      .mix = mix,
                                      .exp = exp_array,
                                      .load_bf16 = load_bf16,
+                                     .finite_bf16 = finite_bf16,
+                                     .finite_f32 = finite_f32,
                                      .load_fp8 = load_fp8};
 
 }  // namespace

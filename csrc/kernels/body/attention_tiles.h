@@ -9,8 +9,11 @@ namespace {
 
 using sparsespan::NarrowBlock;
 
+constexpr int kUnit = 32;
+
 // The running maxima of 32 keys x 32 columns that the tiles have just left in memory, a few keys at a time between the
 // tile instructions of the next ones.
+template <bool kSeen>
 struct Maxima {
   const NarrowBlock* block;
   float* largest;
@@ -23,7 +26,7 @@ struct Maxima {
     if (key >= end) return;
     const int64_t stop = key + kKeys < end ? key + kKeys : end;
     for (int64_t c = col; c < col + 32 && c < block->cols; c += 16) {
-      Vec::store(largest + c, largest_scores(*block, c, key, stop, Vec::load(largest + c)));
+      Vec::store(largest + c, largest_scores<kSeen>(*block, c, key, stop, Vec::load(largest + c)));
     }
     key = stop;
   }
@@ -38,7 +41,8 @@ struct Maxima {
 };
 
 // s[key][col] of 32 keys and up to 32 columns; keys are the rows of A as they lie.
-inline void multiply_scores(const NarrowBlock& b, int64_t key, int64_t col, Maxima& maxima) {
+template <bool kSeen>
+inline void multiply_scores(const NarrowBlock& b, int64_t key, int64_t col, Maxima<kSeen>& maxima) {
   const bool two = b.cols - col > 16;
   const int64_t tile = 16 * b.k_stride;
   const int64_t row = b.k_stride * (int64_t)sizeof(uint16_t);
@@ -73,9 +77,10 @@ inline void multiply_scores(const NarrowBlock& b, int64_t key, int64_t col, Maxi
 }
 
 // Scores of all keys, and each column's largest times the scale.
+template <bool kSeen>
 void score_block(const NarrowBlock& b, float* largest) {
   for (int64_t c = 0; c < b.cols; c += 16) Vec::store(largest + c, minus_infinity());
-  Maxima maxima = {.block = &b, .largest = largest};
+  Maxima<kSeen> maxima = {.block = &b, .largest = largest};
   for (int64_t key = 0; key < b.n; key += 32) {
     for (int64_t col = 0; col < b.cols; col += 32) {
       multiply_scores(b, key, col, maxima);

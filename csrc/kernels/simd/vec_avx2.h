@@ -24,6 +24,12 @@ struct Vec {
   static Float select_less(Float a, Float b, Float x, Float y) {
     return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
   }
+  // Bit i of `bits` set ? x : y, per lane i.
+  static Float select_bits(uint64_t bits, Float x, Float y) {
+    const Int lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const Int set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), lane), lane);
+    return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(set));
+  }
   static Int to_int_nearest(Float x) { return _mm256_cvtps_epi32(x); }
   static Float to_float(Int x) { return _mm256_cvtepi32_ps(x); }
   static Float scale_by_power_of_two(Float x, Int e) {

@@ -24,6 +24,8 @@ struct Vec {
   static Float select_less(Float a, Float b, Float x, Float y) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
   }
+  // Bit i of `bits` set ? x : y, per lane i.
+  static Float select_bits(uint64_t bits, Float x, Float y) { return _mm512_mask_blend_ps((__mmask16)bits, y, x); }
   static Int to_int_nearest(Float x) { return _mm512_cvtps_epi32(x); }
   static Float to_float(Int x) { return _mm512_cvtepi32_ps(x); }
   static Float scale_by_power_of_two(Float x, Int e) {

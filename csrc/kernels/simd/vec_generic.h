@@ -34,6 +34,13 @@ struct Vec {
     const Int less = a < b;
     return (Float)((less & (Int)x) | (~less & (Int)y));
   }
+  // Bit i of `bits` set ? x : y, per lane i.
+  static Float select_bits(uint64_t bits, Float x, Float y) {
+    const Int lane = {1, 2, 4, 8};
+    const int32_t b = (int32_t)bits;
+    const Int set = (Int{b, b, b, b} & lane) == lane;
+    return (Float)((set & (Int)x) | (~set & (Int)y));
+  }
   static Int to_int_nearest(Float x) {
     // Valid for |x| < 2^22: the bias pushes the fraction out, rounding to nearest even.
     const Float bias = broadcast(12582912.0F);
