@@ -95,6 +95,9 @@ GOALS = [
     *_isa("avx512"),
     *_isa("avx2"),
     Goal("DSA ops of one layer, S = 3072", 5, "x transformers eager", "DSA ops.*", ".*", "transformers eager"),
+    Goal(
+        "layer in transformers, S = 3072", 5, "x transformers eager", "transformers layer", ".*", "transformers eager"
+    ),
 ]
 
 

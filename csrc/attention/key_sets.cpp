@@ -63,15 +63,16 @@ void KeySets::keep(const KeySet& set, std::int64_t tiles, std::int64_t rows) con
   for (std::int64_t b = 0; b < blocks(); ++b) {
     set.starts[b] = count;
     for (std::int64_t key = b * kBlockKeys; key < (b + 1) * kBlockKeys; key += unit_) {
-      std::uint64_t any = 0;
-      for (std::int64_t t = 0; t < tiles; ++t) {
-        for (std::int64_t j = key; j < key + unit_; ++j) any |= set.seen[t * padded_ + j];
+      std::uint64_t wanted = 0;
+      for (std::int64_t i = 0; i < unit_; ++i) {
+        std::uint64_t any = 0;
+        for (std::int64_t t = 0; t < tiles; ++t) {
+          any |= set.seen[t * padded_ + count + i] = set.seen[t * padded_ + key + i];
+        }
+        set.kept[count + i] = any != 0 ? key + i : -1;
+        wanted |= any;
       }
-      if (any == 0) continue;
-      for (std::int64_t j = key; j < key + unit_; ++j, ++count) {
-        for (std::int64_t t = 0; t < tiles; ++t) set.seen[t * padded_ + count] = set.seen[t * padded_ + j];
-        set.kept[count] = j;
-      }
+      if (wanted != 0) count += unit_;
     }
     for (std::int64_t t = 0; t < tiles; ++t) {
       constexpr std::int64_t kAligned = 32;  // what narrow kernels take together

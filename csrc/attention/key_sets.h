@@ -24,7 +24,7 @@ struct SetRange {
 
 // One group after `build`.
 struct KeySet {
-  std::int64_t* kept;    // [padded keys]: keys of whole units that some row wants, ascending; may run past the last key
+  std::int64_t* kept;  // [padded keys]: keys of the units that some row wants, ascending; -1 where no row wants the key
   std::int64_t* starts;  // [blocks + 1]: block b's are kept[starts[b]] .. kept[starts[b + 1] - 1]
   std::uint64_t* seen;   // [kSetTiles][padded keys]: columns that see key kept[i]
   SetRange* ranges;      // [kSetTiles][blocks]

@@ -98,7 +98,7 @@ void SetRoom::pack(std::int64_t place, const SetTile& tile) const {
 
 // The value row of staged key j, zero where `seen` is given and lacks the bit.
 void SetRoom::stage_values(std::int64_t j, const std::uint64_t* seen, std::uint64_t bit) {
-  const bool wanted = keys_[j] < plan_.p.v.shape[0] && (seen == nullptr || (seen[j] & bit) != 0);
+  const bool wanted = keys_[j] >= 0 && (seen == nullptr || (seen[j] & bit) != 0);
   const std::int64_t d_v = plan_.d_v();
   if (plan_.narrow != nullptr) {
     std::uint16_t* const to = narrow_v_ + j * plan_.v_stride;
@@ -121,24 +121,19 @@ void SetRoom::stage(const std::int64_t* keys, std::int64_t n, std::int64_t head)
   keys_ = keys, n_ = n, head_ = head, finite_ = true;
   const std::int64_t dim = plan_.dim();
   const std::int64_t d_v = plan_.d_v();
-  const std::int64_t size = plan_.p.k.shape[0];
   for (std::int64_t j = 0; j < n; ++j) {
-    if (j + kAhead < n && keys[j + kAhead] < size) {
+    if (j + kAhead < n && keys[j + kAhead] >= 0) {
       k_rows_.prefetch(keys[j + kAhead], head);
       v_rows_.prefetch(keys[j + kAhead], head);
     }
     stage_values(j, nullptr, 0);
+    if (keys[j] < 0) continue;  // the key's scores reach nobody
     if (plan_.narrow == nullptr) {
       k_rows_.load(keys[j], head, k_ + j * plan_.k_stride);
       finite_ = finite_ && plan_.kernels.finite_f32(v_ + j * plan_.v_stride, d_v);
       continue;
     }
-    std::uint16_t* const to = narrow_k_ + j * plan_.k_stride;
-    if (keys[j] < size) {
-      std::copy_n(k_rows_.narrow(keys[j], head), dim, to);
-    } else {
-      std::fill_n(to, dim, std::uint16_t{0});
-    }
+    std::copy_n(k_rows_.narrow(keys[j], head), dim, narrow_k_ + j * plan_.k_stride);
     finite_ = finite_ && plan_.kernels.finite_bf16(narrow_v_ + j * plan_.v_stride, d_v);
   }
   if (plan_.narrow != nullptr && finite_) plan_.narrow->pack_values(narrow_v_, plan_.v_stride, n, d_v, packed_v_);

@@ -101,8 +101,8 @@ struct NarrowAttentionKernels {
   // n e4m3 codes * scale, rounded to bfloat16 (nearest even); n a multiple of 16.
   void (*decode_fp8)(const std::uint8_t* in, float scale, std::uint16_t* out, std::int64_t n) noexcept;
   void (*attend)(const NarrowBlock&) noexcept;
-  int unit;  // keys (a power of two) that are multiplied together: leaving out a whole unit that nobody sees changes no
-             // bit
+  // Keys that are multiplied together, a power of two. Leaving out a unit that no column sees changes no bit.
+  int unit;
   TileSwitch tiles = {};  // to be held on (KernelScope) around attend
 };
 
