@@ -145,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
     uncripple()
     sys.path.insert(0, str(FOLDER))
     import baseline
-    from session import SESSION, machine
+    from session import SESSION, cpu_name, machine
 
     SESSION.quick = arguments.quick
     out = sys.stderr if arguments.json else sys.stdout
@@ -159,7 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.svg:
         from roofline import draw
 
-        picture = draw(rows, document["probe_flops"], document["memory_gbytes_per_s"]["copy"])
+        picture = draw(rows, document["probe_flops"], document["memory_gbytes_per_s"]["copy"], cpu_name())
         Path(arguments.svg).write_text(picture, encoding="utf-8")
     good = not SESSION.failed
     if arguments.check:

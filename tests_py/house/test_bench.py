@@ -87,9 +87,24 @@ def test_the_copy_that_bandwidth_is_measured_by_copies():
 
 def test_the_roofline_is_a_picture(bench):
     row = {"op": "select", "shape": "T=1", "isa": "avx512", "flops": 1e9, "bytes": 1e7, "gflops": 50.0}
-    picture = bench("roofline").draw([row, {"op": "topk", "shape": "no flops"}], {"avx512": 2e11}, 20.0)
+    draw = bench("roofline").draw
+    picture = draw([row, {"op": "topk", "shape": "no flops"}], {"avx512": 2e11}, 20.0)
     texts = [e.text for e in ElementTree.fromstring(picture).iter() if e.tag.endswith("text")]
-    assert "avx512 probe 200" in texts and "1  select" in texts
+    assert "avx512 probe 200" in texts and "select" in texts and texts.count("1") == 2  # at the dot and in the list
+    other = row | {"isa": "avx2", "gflops": 20.0}
+    texts = [
+        e.text
+        for e in ElementTree.fromstring(draw([row, other], {"avx2": 1.99e11, "avx512": 2e11}, 20.0, "some CPU")).iter()
+        if e.tag.endswith("text")
+    ]
+    assert "avx2, avx512 probe 199" in texts and "Roofline of the ops, some CPU" in texts  # two levels with one peak
+
+
+def test_numbers_in_the_roofline_stand_apart(bench):
+    places = bench("roofline")._Places([(100.0, 100.0 + i) for i in range(5)])
+    boxes = [places.near(100.0, 100.0 + i, "12") for i in range(12)]
+    for i, (x, y) in enumerate(boxes):
+        assert all(abs(y - b) >= 9 or abs(x - a) >= 12 for a, b in boxes[:i])
 
 
 def test_the_command_prints_one_document_and_frees_the_peer():
