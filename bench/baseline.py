@@ -19,7 +19,7 @@ def path_of(folder: Path, quick: bool) -> Path:
 
 
 def key(row: dict) -> str:
-    return " | ".join((row["op"], row["shape"], row["isa"], row["peer"]))
+    return " | ".join((row["op"], row["shape"], row.get("isa", ""), row["peer"]))
 
 
 def judged(rows: list[dict]) -> dict[str, dict]:

@@ -48,6 +48,8 @@ def test_what_cannot_be_judged_is_skipped_in_words(bench, tmp_path):
     assert baseline.other_machine(kept, MACHINE) == ""
     assert "threads 2 there and 4 here" in baseline.other_machine(kept, MACHINE | {"threads": 4})
     assert baseline.load(tmp_path / "none.json") is None
+    plain = {"op": "comm.barrier", "shape": "2 ranks", "peer": "std::barrier", "ratio": 0.1}  # no level, no pairs
+    assert baseline.compare(kept, [_row(10.0), plain]) == ([], [])
 
 
 def test_a_timing_counts_by_the_probe_around_it(bench):
