@@ -1,6 +1,5 @@
 """Looking at a model's values: every value is shown with its rows, and looking changes nothing."""
 
-import numpy as np
 
 from sparsespan import models
 
@@ -10,7 +9,7 @@ ALL = {
     "layer_in", "input_norm", "q_latent", "kv_latent", "k_pe", "q_nope", "q_pe", "q_absorbed", "indices", "attention",
     "lse", "heads", "o_proj", "mlp_norm", "mlp_out", "layer_out",
 }  # fmt: skip
-INDEXER, ROUTER = {"index_k", "index_q", "index_weights"}, {"router", "router_weights"}
+INDEXER, ROUTER = {"index_k", "index_q", "index_weights"}, {"router_logits", "router", "router_weights"}
 
 
 def test_a_tap_sees_all_and_changes_nothing(tmp_path, rng):

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import _verify_models
+from . import _verify_models, _verify_stages
 
 __all__ = ["register"]
 
@@ -28,7 +28,9 @@ Without --cp and --dcp: prefill over cp and decode over dcp, 4 ranks each. With 
 mpirun -n 4 sparsespan verify --backend mpi --cp 4
 torchrun --nproc-per-node 4 -m sparsespan.cli verify --backend gloo --dcp 4 --index-k all
 sparsespan verify --models    # whole models, against transformers
-Exit code 0: every case kept its contract; 1: one did not, or ended in an error; 2: refused.
+sparsespan verify --stages transformers cp4    # stage by stage: which one differs first, and why
+Exit code 0: every case kept its contract; 1: one did not, or ended in an error
+(with --stages: a difference was found); 2: refused.
 """
 
 
@@ -98,6 +100,7 @@ def register(commands: Any) -> None:
     model.add_argument("--topk", type=_integer, help="default: a quarter of the longest context, at most the model's")
     model.add_argument("--page-size", type=_integer, default=64)
     model.add_argument("--seed", type=int, default=0)
+    _verify_stages.add_options(parser)
     end = parser.add_argument_group("how it ends")
     end.add_argument("--timeout", type=float, default=60.0, help="seconds that an operation waits for its peers")
     end.add_argument("--timeline", type=Path, metavar="FILE", help="write the operations for ui.perfetto.dev")
@@ -179,6 +182,8 @@ def _refuse(team: Any, error: Exception) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     if _verify_models.asked(arguments):
         return _verify_models.run(arguments)
+    if _verify_stages.asked(arguments):
+        return _verify_stages.run(arguments)
     from .. import verification
     from . import _verify_text
 

@@ -109,6 +109,6 @@ class MoE:
             logits, self.bias, groups=c.n_group, keep_groups=c.topk_group, experts=c.num_experts_per_tok,
             normalise=c.norm_topk_prob, scale=c.routed_scaling_factor,
         )  # fmt: skip
-        seen(router=chosen, router_weights=weights)
+        seen(router_logits=logits, router=chosen, router_weights=weights)
         routed = self._ranks.apply(x, chosen, weights, lambda e, rows: self.experts[e](rows, threads), split)
         return routed + self.shared(x, threads)

@@ -19,12 +19,13 @@ class Tap:
     ----------
     see : callable
         Called with (layer, positions [n], requests [n], {name: rows}). The rows are the model's own and may be written
-        to later: copy them. A request is a row of the pass's block table, -1 a padding row.
+        to later: copy them. A request is a row of the pass's block table, -1 a padding row. Values of only some of the
+        rows are not shown.
     """
 
     def __init__(self, see: See) -> None:
         self._see = see
-        self._place: tuple[int, Any, Any] = (0, None, None)
+        self._place: tuple[int, Any, Any] = (-1, (), ())
 
     def __enter__(self) -> Tap:
         _here.tap = self
@@ -37,7 +38,8 @@ class Tap:
         self._place = place
 
     def _seen(self, values: dict[str, Any]) -> None:
-        self._see(*self._place, values)
+        # Where rows that see few keys skip the indexer, its values are of some of the rows only.
+        self._see(*self._place, {n: v for n, v in values.items() if len(v) == len(self._place[1])})
 
 
 def at(layer: int, positions: Any, requests: Any, **values: Any) -> None:
