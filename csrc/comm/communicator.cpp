@@ -153,7 +153,8 @@ std::shared_ptr<Work> Communicator::ibroadcast(const Tensor& buffer, int root, c
   check_rank("broadcast", "root", root, size());
   if (rank() != root) require_writable("broadcast", "x", buffer, {});
   Request r = make(CommOp::broadcast, buffer, options);
-  r.out = static_cast<std::byte*>(buffer.data);
+  // A root may have memory that must not be written to, such as a mapped file.
+  r.out = buffer.writable ? static_cast<std::byte*>(buffer.data) : nullptr;
   r.peer = r.stamp.print.root = root;
   return issue(std::move(r));
 }

@@ -121,6 +121,11 @@ std::unique_ptr<Ticket> TransportPending::begin_data() {
     case CommOp::all_reduce: return begin_pieces();
     case CommOp::broadcast:
       if (!root) received += request.bytes;
+      if (request.out == nullptr) {
+        // MPI may write the root's bytes back into its buffer: MPICH does where long ones go round in pieces.
+        scratch_.assign(request.in, request.in + request.bytes);
+        return t.broadcast(scratch_.data(), request.bytes, request.peer);
+      }
       return t.broadcast(request.out, request.bytes, request.peer);
     case CommOp::send: return t.send(request.in, request.bytes, request.peer, request.tag);
     case CommOp::recv: received += request.bytes; return t.recv(request.out, request.bytes, request.peer, request.tag);

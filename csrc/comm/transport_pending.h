@@ -44,7 +44,7 @@ class TransportPending final : public Pending {
   std::unique_ptr<Ticket> ticket_;
   std::vector<std::byte> mine_;     // checked mode: this rank's stamp
   std::vector<std::byte> theirs_;   // ... and everybody's
-  std::vector<std::byte> scratch_;  // the pieces of a reduction
+  std::vector<std::byte> scratch_;  // the pieces of a reduction, what a root may not hand out itself
 };
 
 }  // namespace sparsespan

@@ -1,5 +1,8 @@
 """What every communicator must do, written once: each function runs on one rank of any transport."""
 
+import mmap
+import tempfile
+
 import ml_dtypes
 import numpy as np
 
@@ -45,10 +48,20 @@ def reductions(comm):
     assert short[0] == n * (n + 1) // 2
 
 
+def _mapped():
+    """A file's pages, which nobody may write to: what a root has that sends weights of a checkpoint."""
+    with tempfile.TemporaryFile() as file:
+        file.write(np.arange(1 << 18, dtype=np.int32).tobytes())
+        file.flush()
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.int32)
+
+
 def messages(comm):
     n, me = comm.size, comm.rank
     x = np.full((2, 3), 7.0) if me == n - 1 else np.zeros((2, 3))
     assert (comm.broadcast(x, n - 1) == 7).all()
+    whole = comm.broadcast(_mapped() if me == 0 else np.zeros(1 << 18, np.int32), 0)
+    np.testing.assert_array_equal(whole, np.arange(1 << 18))
     if n > 1:
         inbox = [np.zeros(4), np.zeros(4)]
         works = [comm.isend(np.full(4, 10.0 * me + i), (me + 1) % n, tag=5) for i in range(2)]

@@ -245,6 +245,10 @@ def test_two_processes(paths, one_rank):
     done = _mpi(paths, "v32", "--cp", "2")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["tokens"] == one_rank["v32"]
+    for mode in ("gather_weight", "a2a_rs", "broadcast"):
+        kept = _mpi(paths, "v32", "--cp", "2", "--o-proj", mode, "--dense-until", "9")
+        assert kept.returncode == 0, kept.stderr
+        assert json.loads(kept.stdout)["tokens"] == one_rank["v32"]
     other = _mpi(paths, "other", "--cp", "2")
     assert other.returncode == 2 and other.stdout == ""
     assert "rank 1 has another checkpoint, prompt or options than rank 0" in other.stderr
