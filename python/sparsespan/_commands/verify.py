@@ -106,7 +106,7 @@ def register(commands: Any) -> None:
     end.add_argument("--timeline", type=Path, metavar="FILE", help="write the operations for ui.perfetto.dev")
     end.add_argument("--json", action="store_true", help="print one JSON document; progress goes to stderr")
     end.add_argument("--inject", choices=("flip", "count", "corrupt", "raise", "skip", "delay", "plan", "die"),
-                     help="something wrong on the last rank (--models: in a weight): verify must then fail")  # fmt: skip
+                     help="something wrong on the last rank (--models: in a weight); verify must fail")  # fmt: skip
     end.add_argument("--inject-at", type=_integer, default=0, metavar="N", help="operation that goes wrong, from 0")
     parser.set_defaults(run=_run, defaults=parser.get_default)
 
