@@ -83,7 +83,7 @@ def test_a_seed_near_a_tie_is_refused_and_passed_over():
 
 ROWS = [
     ("deepseek_v32", ("one", "cp4:zigzag_padded", "dcp2:ar:sharded", "cp2-to-tp2xdcp2")),
-    ("glm_moe_dsa", ("one", "pp2xcp2:interleave", "dcp4:ag_rs:gathered", "cp2-to-tp2")),
+    ("glm_moe_dsa", ("one", "pp2xcp2:interleave:broadcast", "dcp4:ag_rs:gathered", "cp2-to-tp2")),
 ]
 
 
@@ -96,6 +96,7 @@ def test_rows_hold(sources, model, grids):
     for row in document["rows"]:
         assert set(row["errors"]) == {"prefill", "decode", "chunked", "forced"} and row["tokens_equal"]
         assert 0 < row["error"] <= parity.LIMIT and len(row["bytes"]) == row["ranks"]
+        assert row["prompt_rows"] == dict.fromkeys(("prefill", "chunked"), sum(parity.LENGTHS))
     assert spread["bits"] == "one" and shared["bits"] == ""
     assert handed["bits"] == ("" if "dcp" in handed["grid"] else "one")
     assert handed["bits_promised"][:2] == ["prefill", "chunked"]
@@ -150,6 +151,13 @@ def test_other_bits_than_promised_fail_the_row(sources):
 
 
 @peer
+def test_rows_that_nobody_compared_fail_the_row(sources, monkeypatch):
+    monkeypatch.setattr(parity._rank.Tap, "__enter__", lambda self: self)
+    row = parity.row(*sources["deepseek_v32"], parity.ways(("one",))[0])
+    assert row["why"] == [f"{stage}: 0 of 176 rows of the prompts were compared" for stage in ("prefill", "chunked")]
+
+
+@peer
 def test_an_error_is_a_row_that_failed(sources, tmp_path):
     row = parity.row(tmp_path, sources["glm_moe_dsa"][1], parity.ways(("cp2",))[0])
     assert not row["passed"] and row["error"] is None and "config.json" in row["error_words"]
@@ -183,7 +191,7 @@ def test_refusals(capsys):
     for grid, words in (
         ("ring4", "'ring4' is no grid, needs one, or tp, cp"),
         ("cp2xcp2", "'cp2xcp2' is no grid"),
-        ("cp4:snake", "'snake' is no scheme (zigzag,"),
+        ("cp4:snake", "'snake' is none of scheme: zigzag,"),
         ("cp2xdcp2", "cp is 2 and dcp 2, needs one of them to be 1"),
         ("tp4xdcp2", "dcp is 2 and tp 4"),
         ("tp0", "tp is 0, needs at least 1"),

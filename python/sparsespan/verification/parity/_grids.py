@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from ... import models
-from .._case import COMBINES, INDEX_KS, SCHEMES
+from .._case import COMBINES, INDEX_KS, O_PROJS, SCHEMES
 
 __all__ = ["GRIDS", "Way", "ways"]
 
@@ -16,6 +16,7 @@ __all__ = ["GRIDS", "Way", "ways"]
 GRIDS = (
     "one", "tp2", "cp2",
     "cp4:zigzag", "cp4:zigzag_padded", "cp4:ceil_chunk", "cp4:interleave", "cp4:contiguous", "cp4:contiguous_flat",
+    "cp2:gather_weight", "cp2:broadcast", "cp4:a2a_rs",
     "dcp2", "dcp2:ar:sharded", "dcp4", "dcp4:ag_rs:sharded", "dcp4:ar:sharded_routed", "dcp4:a2a:gathered",
     "tp2xcp2", "pp2", "pp2xcp2", "pp2xdcp2", "tp2xcp2xpp2", "cp2-to-tp2", "cp2-to-tp2xdcp2", "cp4-to-tp2xdcp2",
 )  # fmt: skip
@@ -51,20 +52,22 @@ class Way:
 
     @property
     def promised(self) -> tuple[str, ...]:
-        """Stages with the bits of one rank: not those that merge partial attention over a shared cache."""
+        """Stages with the bits of one rank: not where ranks add up parts, of attention or of the output projection."""
         decode = self.decode or self.prefill
         found: tuple[str, ...] = ("prefill", "chunked") if self.prefill.dcp == 1 else ()
-        return (*found, "decode", "forced") if self.prefill.dcp == decode.dcp == 1 else found
+        adds = decode.o_proj == "a2a_rs" or not self.prefill.dcp == decode.dcp == 1
+        return found if adds else (*found, "decode", "forced")
+
+
+_OPTIONS = {"scheme": SCHEMES[:-1], "combine": COMBINES, "index_k": INDEX_KS, "o_proj": O_PROJS}
 
 
 def _option(word: str) -> tuple[str, str]:
-    for field, known in (("scheme", SCHEMES[:-1]), ("combine", COMBINES), ("index_k", INDEX_KS)):
+    for field, known in _OPTIONS.items():
         if word in known:
             return field, word
-    raise ValueError(
-        f"--grids: {word!r} is no scheme ({', '.join(SCHEMES[:-1])}), way to combine ({', '.join(COMBINES)}) or place "
-        f"of index keys ({', '.join(INDEX_KS)})"
-    )
+    words = "; ".join(f"{field}: {', '.join(known)}" for field, known in _OPTIONS.items())
+    raise ValueError(f"--grids: {word!r} is none of {words}")
 
 
 def _grid(text: str, page: int) -> models.Grid:

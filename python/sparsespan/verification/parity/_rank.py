@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ... import models
+from ...models._taps import Tap
 from .._checks import Traffic
 from ._grids import Way
 from ._reference import Reference
@@ -28,17 +29,21 @@ class _Held:
     def __init__(self) -> None:
         self.errors: dict[str, float] = {}
         self.worst: dict[str, str] = {}
+        self.rows: dict[str, set[int]] = {"prefill": set(), "chunked": set()}  # of the prompts, one behind the other
         self._digests: dict[str, Any] = {}
 
     def hold(self, stage: str, got: np.ndarray, want: Any, where: str) -> None:
-        """Rows [n, vocab] against those of transformers; a difference counts as a part of the row's largest logit."""
+        """Rows [prompts, vocab] against those of transformers, and into the digest."""
         self._digests.setdefault(stage, hashlib.blake2b(digest_size=8)).update(np.ascontiguousarray(got).tobytes())
-        want = np.asarray(want)
+        self.compare(stage, got, np.asarray(want), lambda row: f"prompt {row}, {where}")
+
+    def compare(self, stage: str, got: np.ndarray, want: np.ndarray, where: Callable[[int], str]) -> None:
+        """Rows [n, vocab], at least one; a difference counts as a part of the row's largest logit."""
         error = np.abs(got.astype(np.float64) - want).max(1) / np.abs(want).max(1)
         error = np.where(np.isfinite(error), error, np.inf)
         row = int(error.argmax())
         if not error[row] <= self.errors.get(stage, -1.0):
-            self.errors[stage], self.worst[stage] = float(error[row]), f"{where}, prompt {row}"
+            self.errors[stage], self.worst[stage] = float(error[row]), where(row)
 
     def digests(self) -> dict[str, str]:
         """Equal for equal bits."""
@@ -69,10 +74,9 @@ class _Place:
         pool.reserve([pool.open()], [1])  # no request begins at page 0
         return pool
 
-    def begin(self, pool: Any, prompts: int, prefill: Callable[[list[int]], np.ndarray]) -> tuple[list[int], Any]:
-        """Requests and the logits behind their prompts, where decoding goes on; elsewhere logits alone."""
-        requests = [pool.open() for _ in range(prompts)] if self.prefills else []
-        return requests, prefill(requests) if self.prefills else None
+    def open(self, pool: Any, prompts: int) -> list[int]:
+        """New requests, where prompts are prefilled."""
+        return [pool.open() for _ in range(prompts)] if self.prefills else []
 
     def carry(self, pool: Any, requests: list[int], logits: Any) -> tuple[list[int], Any]:
         """From the prefill ranks to the decode ranks, where these are others."""
@@ -116,6 +120,7 @@ class Job:
             "worst": held.worst,
             "tokens": tokens,
             "digests": held.digests(),
+            "rows": {stage: sorted(rows) for stage, rows in held.rows.items()},
             "bytes": {name: counted.stages for name, counted in traffic.items()},
             "seconds": time.perf_counter() - begun,
         }
@@ -124,8 +129,9 @@ class Job:
         """Prefill in one pass, then 64 tokens, each the best of our own logits; bytes are counted here."""
         r, model, count = self.reference, place.model, self.reference.tokens.shape[1]
         pool = place.pool([len(p) + count for p in r.prompts])
-        with _stages(traffic, "prefill"):
-            requests, logits = place.begin(pool, len(r.prompts), lambda new: model.prefill(pool, new, r.prompts))
+        requests = place.open(pool, len(r.prompts))
+        with _stages(traffic, "prefill"), self._every_row(model, pool, requests, held, "prefill"):
+            logits = model.prefill(pool, requests, r.prompts) if place.prefills else None
         with _stages(traffic, "hand over"):
             requests, logits = place.carry(pool, requests, logits)
         held.hold("prefill", logits, [rows[-1] for rows in r.prompt_logits], "last token")
@@ -142,19 +148,37 @@ class Job:
                 tokens.append(models.sample(logits))
         return np.stack(tokens, 1).tolist()
 
+    def _every_row(self, model: models.Model, pool: Any, requests: list[int], held: _Held, stage: str) -> Tap:
+        """Compares what the last layer makes of every row of the prompts that this rank has; padding rows are left."""
+        r, last = self.reference, model.config.num_hidden_layers - 1
+        begin = np.cumsum([0, *map(len, r.prompts)])
+
+        def see(layer: int, positions: Any, request: Any, values: dict[str, Any]) -> None:
+            rows = np.flatnonzero(request >= 0)
+            if layer != last or "layer_out" not in values or not len(rows):
+                return
+            # A pass has some of the requests: their first pages say which.
+            first = pool.table(requests)[:, 0].tolist()
+            prompts = [first.index(page) for page in pool.caches.block_table[request[rows], 0]]
+            at = list(zip(prompts, positions[rows].tolist()))
+            want = np.stack([r.prompt_logits[b][position] for b, position in at])
+            got = model.logits(np.ascontiguousarray(values["layer_out"][rows]))
+            held.compare(stage, got, want, lambda row: "prompt {}, row {}".format(*at[row]))
+            held.rows[stage].update(int(begin[b]) + position for b, position in at)
+
+        return Tap(see)
+
     def _in_pieces(self, place: _Place, held: _Held) -> None:
         """Prompts in two parts, each in chunks, so that pages of requests interleave; then tokens of transformers."""
         r, model, pool = self.reference, place.model, place.pool([len(p) + FORCED for p in self.reference.prompts])
+        requests, logits = place.open(pool, len(r.prompts)), None
         cuts = [len(p) * 2 // 5 for p in r.prompts]
-
-        def prefill(new: list[int]) -> np.ndarray:
-            logits = model.prefill(pool, new, [p[:n] for p, n in zip(r.prompts, cuts)], chunk=CHUNK)
-            held.hold("chunked", logits, [rows[n - 1] for rows, n in zip(r.prompt_logits, cuts)], "first part")
-            logits = model.prefill(pool, new, [p[n:] for p, n in zip(r.prompts, cuts)], chunk=CHUNK)
-            held.hold("chunked", logits, [rows[-1] for rows in r.prompt_logits], "second part")
-            return logits
-
-        requests, logits = place.begin(pool, len(r.prompts), prefill)
+        for ends in (cuts, [len(p) for p in r.prompts]) if place.prefills else ():
+            held_before = pool.lengths(requests)
+            parts = [p[a:b] for p, a, b in zip(r.prompts, held_before, ends)]
+            with self._every_row(model, pool, requests, held, "chunked"):
+                logits = model.prefill(pool, requests, parts, chunk=CHUNK)
+            held.hold("chunked", logits, [rows[n - 1] for rows, n in zip(r.prompt_logits, ends)], "end of a part")
         requests, _ = place.carry(pool, requests, logits)
         for step in range(1, FORCED) if place.decodes else ():
             logits = model.decode(pool, requests, r.tokens[:, step - 1])

@@ -23,14 +23,15 @@ Before = dict[str, dict[str, str]]
 DEFINITIONS = {
     "error": "measured: largest |logit - eager logit| over the row's largest |eager logit|, on any rank; held to limit"
     "; null: not finite, or no result",
-    "prefill": "behind each prompt, computed in one pass",
+    "prefill": "behind every token of the prompts, computed in one pass",
     "decode": "behind each of the 63 own tokens that follow",
-    "chunked": "behind each half of the prompts, computed in chunks of 29 rows",
+    "chunked": "the same, prompts in two parts and each part in chunks of 29 rows",
     "forced": "behind each of 3 tokens of transformers that follow that",
     "tokens_equal": "measured: whether all ranks' 64 greedy tokens of each prompt are those of generate()",
     "bits": "measured: the first row whose logits have the same bits, in all stages, on all ranks; bits_promised: the "
     "stages that must have those of one rank",
     "bytes": "counted: what each rank received, by group, stage (prefill, hand over, 63 decode steps) and primitive",
+    "prompt_rows": "counted: rows of the prompts that some rank compared; all must be",
     "seconds": "measured: the slowest rank",
 }
 
@@ -79,12 +80,19 @@ def _worst(found: Sequence[dict[str, Any]]) -> tuple[dict[str, float], str]:
     return errors, words
 
 
+def _rows(found: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many rows of the prompts ranks have compared, by stage."""
+    return {stage: len(set().union(*(said["rows"][stage] for said in found))) for stage in found[0]["rows"]}
+
+
 def _merged(way: Way, reference: Reference, found: Sequence[dict[str, Any]], before: Before) -> dict[str, Any]:
     """One row from all ranks' findings; the first of ``before`` is one rank's."""
     (errors, words), other, (stages, torn) = _worst(found), _tokens(found, reference), _bits(found)
     same = next((name for name, theirs in before.items() if theirs == stages), "") if not torn else ""
     why = [] if max(errors.values()) <= LIMIT else [f"{words}, needs {LIMIT:g}"]
     why += [other] if other else []
+    rows, total = _rows(found), sum(map(len, reference.prompts))
+    why += [f"{stage}: {n} of {total} rows of the prompts were compared" for stage, n in rows.items() if n < total]
     why += [f"ranks have logits of different bits: {', '.join(torn)}"] if torn else []
     one = next(iter(before.values()), stages)
     off = [stage for stage in way.promised if stages.get(stage) != one.get(stage)]
@@ -93,7 +101,7 @@ def _merged(way: Way, reference: Reference, found: Sequence[dict[str, Any]], bef
     return {
         "errors": {stage: _finite(error) for stage, error in errors.items()},
         "error": _finite(max(errors.values())), "tokens_equal": not other, "bits": same,
-        "bits_promised": list(way.promised), "bytes": [f["bytes"] for f in found],
+        "bits_promised": list(way.promised), "prompt_rows": rows, "bytes": [f["bytes"] for f in found],
         "seconds": max(f["seconds"] for f in found), "why": why, "passed": not why,
     }  # fmt: skip
 
@@ -140,7 +148,7 @@ def row(
         words = f"{type(error).__name__}: {error}"
         return head | {
             "errors": {}, "error": None, "tokens_equal": False, "bits": "",
-            "bits_promised": list(way.promised), "bytes": [],
+            "bits_promised": list(way.promised), "prompt_rows": {}, "bytes": [],
             "seconds": time.perf_counter() - begun, "why": [words], "error_words": words, "passed": False,
         }  # fmt: skip
 
