@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import models
+from ... import models, transform
 from ...models._taps import Tap
 from .._checks import Traffic
 from ._grids import Way
@@ -151,7 +151,7 @@ class Job:
     def _every_row(self, model: models.Model, pool: Any, requests: list[int], held: _Held, stage: str) -> Tap:
         """Compares what the last layer makes of every row of the prompts that this rank has; padding rows are left."""
         r, last = self.reference, model.config.num_hidden_layers - 1
-        begin = np.cumsum([0, *map(len, r.prompts)])
+        begin, head = np.cumsum([0, *map(len, r.prompts)]), self._head(model)
 
         def see(layer: int, positions: Any, request: Any, values: dict[str, Any]) -> None:
             rows = np.flatnonzero(request >= 0)
@@ -162,11 +162,17 @@ class Job:
             prompts = [first.index(page) for page in pool.caches.block_table[request[rows], 0]]
             at = list(zip(prompts, positions[rows].tolist()))
             want = np.stack([r.prompt_logits[b][position] for b, position in at])
-            got = model.logits(np.ascontiguousarray(values["layer_out"][rows]))
+            got = head(np.ascontiguousarray(values["layer_out"][rows]))
             held.compare(stage, got, want, lambda row: "prompt {}, row {}".format(*at[row]))
             held.rows[stage].update(int(begin[b]) + position for b, position in at)
 
         return Tap(see)
+
+    def _head(self, model: models.Model) -> Callable[[np.ndarray], np.ndarray]:
+        """Logits of rows that only this rank has, where the model's own head is a collective of all ranks."""
+        checkpoint = models.Checkpoint(self.folder)
+        norm, weight = checkpoint["model.norm.weight"], checkpoint["lm_head.weight"]
+        return lambda rows: models.linear(transform.rms_norm(rows, norm, model.config.dims.eps, "before"), weight)
 
     def _in_pieces(self, place: _Place, held: _Held) -> None:
         """Prompts in two parts, each in chunks, so that pages of requests interleave; then tokens of transformers."""
