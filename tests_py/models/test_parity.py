@@ -131,14 +131,32 @@ def test_a_wrong_sign_fails_the_row(sources):
 
 
 @peer
-def test_ranks_that_part_fail_the_row(sources, monkeypatch):
-    """One rank of two with another weight: its tokens lead it elsewhere, which its peer notices."""
+def test_one_wrong_rank_fails_the_row(sources, monkeypatch):
     job = parity._rank.Job.__call__
     monkeypatch.setattr(
         parity._rank.Job, "__call__", lambda self, world: job(dataclasses.replace(self, flip=world.rank == 1), world)
     )
     row = parity.row(*sources["glm_moe_dsa"], parity.ways(("cp2",))[0])
-    assert not row["passed"] and row["error"] is None and row["error_words"].startswith("RankMismatch: ")
+    assert not row["passed"] and row["why"]
+
+
+@peer
+def test_ranks_that_part_fail_the_row(sources, monkeypatch):
+    """Rank 1 tells of another last token, and of other bits."""
+    job = parity._rank.Job.__call__
+
+    def tells(self, world):
+        found = job(self, world)
+        if world.rank == 1:
+            found["tokens"][2][63] += 1
+            found["digests"]["forced"] = "0"
+        return found
+
+    monkeypatch.setattr(parity._rank.Job, "__call__", tells)
+    row = parity.row(*sources["glm_moe_dsa"], parity.ways(("tp2",))[0])
+    assert not row["passed"] and not row["tokens_equal"] and row["bits"] == ""
+    assert row["why"][0].startswith("rank 1: token 63 of prompt 2 is ") and len(row["why"]) == 2
+    assert row["why"][1] == "ranks have logits of different bits: forced"
 
 
 @peer
