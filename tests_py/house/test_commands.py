@@ -105,6 +105,17 @@ def test_demo_fails_when_a_grid_says_something_else(capsys, monkeypatch, tmp_pat
     assert "the same, from one shared cache" in next(x for x in said.out.splitlines() if x.endswith("same bits  FAIL"))
 
 
+def test_demo_ends_with_130_when_interrupted(capsys, monkeypatch, one_thread):
+    from sparsespan._commands import _demo_models
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_demo_models.models.PdRanks, "hand_over", interrupted)
+    assert main(MODELS) == 130
+    assert capsys.readouterr().err.endswith("\nsparsespan demo: interrupted\n")
+
+
 def test_demo_reads_the_readme_of_an_installed_package(monkeypatch):
     from sparsespan._commands import _demo_models
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..testing._model_inputs import MODELS
+from ._leaving import leave
 
 __all__ = ["register"]
 
 _TOPK = 2048  # of the real models
-_EPILOG = "Exit code 0: everything held; 1: something did not; 2: refused."
+_EPILOG = "Exit code 0: everything held; 1: something did not; 2: refused; 130: interrupted."
 
 
 def register(commands: Any) -> None:
@@ -24,7 +25,7 @@ def register(commands: Any) -> None:
         "demo", help="whole models on grids of ranks against one rank; a layer at real size against the reference",
         epilog=_EPILOG,
     )  # fmt: skip
-    parser.add_argument("--part", choices=("all", "models", "layer"), default="all")
+    parser.add_argument("--part", choices=("all", "models", "layer"), default="all", help="default all")
     whole = parser.add_argument_group("models", "small random checkpoints, prefill on CP 4 x PP 2, decode on DCP 4")
     whole.add_argument("--text", type=Path, metavar="FILE", help="what the models read (default: the README)")
     whole.add_argument("--tokens", type=int, default=2560, help="prompt tokens, the text's first")
@@ -77,6 +78,14 @@ def _models(arguments: argparse.Namespace, name: str, text: str) -> list[dict[st
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    try:
+        return _shown(arguments)
+    except KeyboardInterrupt:
+        print("\nsparsespan demo: interrupted", file=sys.stderr)
+        return leave(130)
+
+
+def _shown(arguments: argparse.Namespace) -> int:
     from . import _demo_layer, _demo_models, _demo_models_text
 
     try:

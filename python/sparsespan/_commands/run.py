@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ._leaving import leave
 from ._run_grid import add_grid, grid_facts, grid_of
 
 __all__ = ["register"]
@@ -168,12 +168,7 @@ def _on_ranks(team: Any, job: Any, timeout: float) -> list[dict[str, Any]]:
 def _interrupted(team: Any) -> int:
     print("\nsparsespan run: interrupted", file=sys.stderr)
     team.give_up(130)
-    if any(thread.name.startswith("rank ") for thread in threading.enumerate()):
-        # A rank is deep in a long operation; the interpreter cannot end beside it in good order.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(130)
-    return 130
+    return leave(130)
 
 
 def _run(arguments: argparse.Namespace) -> int:
