@@ -4,7 +4,8 @@ A figure counts when at least three fast samples (or pairs) stand behind it; of 
 Fractions are of the AMX probe where nothing else is said: without AMX they are not measured, and the best level's
 fraction of its own probe stands there instead. Ratios to peers are judged at the best level that ran.
 
-`python bench/goals.py FILE` prints the table of a run's `--json` document as Markdown, for NOTES.md.
+`python bench/goals.py FILE COMMAND` prints the table of a run's `--json` document as Markdown; with `--notes` it goes
+into NOTES.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ENOUGH", "GOALS", "Goal", "judge", "lines", "markdown"]
+__all__ = ["ENOUGH", "GOALS", "Goal", "judge", "lines", "markdown", "write_notes"]
 
 ENOUGH = 3
 COPY = "copy, same footprint"
@@ -166,5 +167,19 @@ def markdown(document: dict, command: str) -> str:
     return "\n".join(out)
 
 
+def write_notes(table: str, notes: Path) -> None:
+    """Puts the table between the two marks of NOTES.md."""
+    head, mark, rest = notes.read_text().partition("<!-- goals -->\n")
+    _, end, tail = rest.partition("<!-- end of goals -->")
+    if not mark or not end:
+        raise SystemExit(f"goals: {notes} has no marks <!-- goals --> and <!-- end of goals -->")
+    notes.write_text(f"{head}{mark}\n{table}\n\n{end}{tail}")
+
+
 if __name__ == "__main__":
-    print(markdown(json.loads(Path(sys.argv[1]).read_text()), " ".join(sys.argv[2:]) or "./dev bench"))
+    words = [word for word in sys.argv[1:] if word != "--notes"]
+    table = markdown(json.loads(Path(words[0]).read_text()), " ".join(words[1:]) or "./dev bench")
+    if "--notes" in sys.argv:
+        write_notes(table, Path(__file__).with_name("NOTES.md"))
+    else:
+        print(table)

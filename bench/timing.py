@@ -126,8 +126,8 @@ def _copy_of(moved: float) -> Call:
     return lambda: _core.probe_copy(source, to)
 
 
-def _enough(runs: list[Run]) -> bool:
-    return all(len(run.fast()) * run.stride >= 5 for run in runs)
+def _enough(runs: list[Run], turns: int) -> bool:
+    return all(len(run.fast()) * run.stride >= min(turns, 5) for run in runs)
 
 
 def _plan(runs: list[Run], turns: int, seconds: float) -> int:
@@ -176,9 +176,9 @@ def _measure(runs: list[Run], turns: int, where: str = "", seconds: float = 0.0)
         planned = _plan(runs, turns, seconds)
         for turn in range(3 * turns):
             spent = time.perf_counter() - begin
-            if turn and spent > seconds and (_enough(runs) or spent > 1.5 * seconds):
+            if turn and spent > seconds and (_enough(runs, turns) or spent > 1.5 * seconds):
                 break
-            if turn >= planned and _enough(runs):
+            if turn >= planned and _enough(runs, turns):
                 break
             _alive(runs, where, step(turn))
     finally:

@@ -111,13 +111,24 @@ def test_growth_and_memory_speak_for_themselves_and_the_table_counts(bench):
     assert rest.startswith(f"{len(goals.GOALS)} not measured in this run")
 
 
-def test_the_table_for_the_notes(bench):
+def test_the_table_for_the_notes(bench, tmp_path):
     goals = bench("goals")
     machine = {"cpu": "some CPU", "threads": 2, "isa": "avx2"}
     rows = [_ratio("merge_states", "[4, 64]", "avx2", "copy, same footprint", 0.9)]
     table = goals.markdown({"machine": machine, "goals": goals.judge(rows, ["avx2"])}, "./dev bench").splitlines()
     assert len(table) == 3
     assert table[2] == "| merge | >= 0.8 of a copy | 0.90 | holds | avx2 | some CPU, 2 threads, avx2 | `./dev bench` |"
+    notes = tmp_path / "NOTES.md"
+    notes.write_text("a\n<!-- goals -->\nold\n<!-- end of goals -->\nb\n")
+    for _ in range(2):
+        goals.write_notes("\n".join(table), notes)
+    assert notes.read_text().split("\n\n")[1].splitlines() == table
+    assert notes.read_text().startswith("a\n<!--") and notes.read_text().endswith("-->\nb\n")
+    notes.write_text("nothing")
+    with pytest.raises(SystemExit, match="has no marks"):
+        goals.write_notes("", notes)
+    kept = bench("run").FOLDER.joinpath("NOTES.md").read_text()
+    assert "<!-- goals -->\n" in kept and "<!-- end of goals -->" in kept
 
 
 def test_every_goal_names_rows_that_the_benches_make(bench):
