@@ -46,7 +46,7 @@ class Candidates {
   void append(const Candidates& other);
   // Keeps the best k and returns the key of the last of them, 0 when no more than k are there and nothing went.
   // `floor`: no key here is below it.
-  std::uint32_t shrink(std::int64_t k, std::uint32_t floor = 0);
+  std::uint32_t shrink(const TopkKernels& kernels, std::int64_t k, std::uint32_t floor = 0);
   // The best column first.
   void sort_by_score();
 
@@ -62,7 +62,7 @@ struct Cut {
   std::uint32_t key;
   std::int64_t ties;
 };
-Cut find_cut(const std::uint32_t* keys, std::int64_t n, std::int64_t k);  // 1 <= k <= n
+Cut find_cut(const TopkKernels& kernels, const std::uint32_t* keys, std::int64_t n, std::int64_t k);  // 1 <= k <= n
 
 // A floor that about k scores pass, or a few more, guessed from a sample: 0 when a guess is not worth it. `sample`
 // holds kSample words.

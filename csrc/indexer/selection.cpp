@@ -53,7 +53,7 @@ class Selector {
       std::vector<Candidates> best = scan(group, segment, staged.data() + slot * floats, held.data() + slot * words);
       for (std::int64_t row = group.first; row < group.last; ++row) {
         Candidates& c = best[row - group.first];
-        c.shrink(k_);
+        c.shrink(topk_kernels(), k_);
         if (segments_.count == 1) {
           emit(c, row);
         } else {
@@ -86,7 +86,7 @@ class Selector {
     GroupScorer(p_, staged).run(group, columns, [&](std::int64_t row, const float* scores, Window part) {
       Candidates& c = best[row - group.first];
       std::uint32_t& floor = floors[row - group.first];
-      if (c.room() < part.size()) floor = c.shrink(k_) + 1;
+      if (c.room() < part.size()) floor = c.shrink(topk_kernels(), k_) + 1;
       const std::int64_t nan = c.collect(kernels, scores, part.size(), floor, part.begin);
       if (nan >= 0) nans_.add(row, nan);
     });
@@ -102,7 +102,7 @@ class Selector {
         all.append(Candidates(survivors + row * survivor_words() + segment * Candidates::words(kept_), kept_,
                               counts[row * segments_.count + segment]));
       }
-      all.shrink(k_);
+      all.shrink(topk_kernels(), k_);
       emit(all, row);
     });
   }

@@ -64,7 +64,7 @@ std::int64_t choose(const TopkParams& p, const TopkKernels& kernels, const float
     best.clear();
     nan = best.collect(kernels, first, w.size(), floor, w.begin);
   }
-  best.shrink(p.k, floor);
+  best.shrink(kernels, p.k, floor);
   if (p.by_score) best.sort_by_score();
   return nan;
 }

@@ -32,6 +32,7 @@ struct RopeHeads {
   std::int64_t half;
   float* scratch;  // [4 * half]
   bool bfloat16;
+  bool stream;  // out is not read again soon, nor is it `in`; a hint that needs a fence() afterwards
 };
 
 // One row, n >= 1. Row sums: element i goes to partial i % 16, partials merge in strides 8, 4, 2, 1.
@@ -53,6 +54,7 @@ struct TransformKernels {
   void (*hadamard)(const HadamardRows&) noexcept;
   void (*rope_half_split)(const RopeHeads&) noexcept;   // pairs (i, i + half)
   void (*rope_interleaved)(const RopeHeads&) noexcept;  // pairs (2i, 2i + 1)
+  void (*fence)() noexcept;                             // after the last streamed heads of a task
   void (*rms_norm)(const NormRow&) noexcept;            // x / sqrt(mean(x^2) + eps) * w
   void (*layer_norm)(const NormRow&) noexcept;          // (x - mean) / sqrt(var + eps) * w + b
 };

@@ -43,7 +43,7 @@ class RowMerge {
       for (std::int64_t j = 0; j < k_ && list[j] != 0; ++j) keys_[n++] = static_cast<std::uint32_t>(list[j] >> 32);
     }
     if (nan >> 32 == kNanKey) return position_of(nan);
-    const indexer::Cut cut = n > k_ ? indexer::find_cut(keys_, n, k_) : indexer::Cut{0, 0};
+    const indexer::Cut cut = n > k_ ? indexer::find_cut(topk_kernels(), keys_, n, k_) : indexer::Cut{0, 0};
     const std::int64_t kept = take(lists, stride, cut);
     std::copy_n(ids_, kept, out);
     std::fill(out + kept, out + k_, -1);

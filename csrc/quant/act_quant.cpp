@@ -1,6 +1,6 @@
 #include "quant/act_quant.h"
 
-#include "core/parallel.h"
+#include "core/row_blocks.h"
 #include "quant/rows.h"
 
 namespace sparsespan {
@@ -36,12 +36,18 @@ void act_quant(const ActQuantParams& p) {
   const auto scale = p.scale.as<float, 2>();
   const bool bfloat16 = p.x.dtype == DType::bfloat16;
   const QuantKernels& kernels = quant_kernels();
-  parallel_rows(rows, p.x.shape[1], p.threads, [&](std::int64_t t, int) {
-    for (std::int64_t g = 0; g < groups; ++g) {
-      const std::int64_t begin = g * p.block_size;
-      const std::byte* x = element_at(p.x, t, begin);
-      scale.row(t)[g] = encode_tile(kernels, p.rule, x, bfloat16, p.block_size, y.row(t) + begin);
-    }
+  parallel_row_blocks(rows, p.x.shape[1], p.threads, [&](std::int64_t first, std::int64_t last, int) {
+    kernels.encode_rows({.x = element_at(p.x, first, 0),
+                         .bfloat16 = bfloat16,
+                         .rule = p.rule,
+                         .tile = p.block_size,
+                         .n = p.x.shape[1],
+                         .codes = y.row(first),
+                         .scales = scale.row(first),
+                         .rows = last - first,
+                         .x_stride = p.x.strides[0] * size_of(p.x.dtype),
+                         .codes_stride = y.strides[0],
+                         .scales_stride = scale.strides[0] * static_cast<std::int64_t>(sizeof(float))});
   });
 }
 

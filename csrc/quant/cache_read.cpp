@@ -68,16 +68,22 @@ void read_kv(const ReadKvParams& p) {
   const auto slots = slot_grid(p.slots);
   const std::int64_t columns = slots.shape[1];
   const int element = size_of(info.decoded);
-  const bool stream = outgrows_caches(rows * info.dim * element);
+  const std::int64_t bytes = info.dim * element;
+  const auto read = [&](std::int64_t t, std::byte* out) {
+    const std::int64_t slot = slots(t / columns, t % columns);
+    if (slot < 0) {
+      std::memset(out, 0, static_cast<std::size_t>(bytes));
+    } else {
+      codec.decode(slot, out);
+    }
+  };
+  const bool stream = outgrows_caches(rows * bytes);
   parallel_row_blocks(rows, info.dim, p.threads, [&](std::int64_t first, std::int64_t last, int) {
+    alignas(64) std::byte stage[kKvDim * sizeof(float)];
     for (std::int64_t t = first; t < last; ++t) {
       std::byte* out = static_cast<std::byte*>(p.out.data) + t * p.out.strides[0] * element;
-      const std::int64_t slot = slots(t / columns, t % columns);
-      if (slot < 0) {
-        std::memset(out, 0, static_cast<std::size_t>(info.dim) * element);
-      } else {
-        codec.decode(slot, out, stream);
-      }
+      read(t, stream ? stage : out);
+      if (stream) codec.kernels().copy_out(stage, out, bytes);
     }
     if (stream) codec.kernels().fence();
   });

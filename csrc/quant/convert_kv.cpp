@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "core/memory.h"
@@ -11,6 +12,7 @@ namespace sparsespan {
 namespace {
 
 constexpr std::string_view kOp = "convert_kv";
+constexpr std::int64_t kStaged = 8;  // tokens
 
 void copy_pages(const PagedCache& from, const PagedCache& to, int threads) {
   const std::int64_t bytes = from.page_size * layout_info(from.layout).bytes_per_token();
@@ -19,38 +21,43 @@ void copy_pages(const PagedCache& from, const PagedCache& to, int threads) {
   });
 }
 
-// One token into `to`: fields straight from the source's bytes where nothing has to be decoded first.
-void convert_token(const TokenCodec& reader, const TokenCodec& writer, std::int64_t slot, const TokenPlace& to) {
+// Tokens [slot, slot + n) of one page, up to kStaged of them, into `to`: fields straight from the source's bytes where
+// nothing has to be decoded first.
+void convert_run(const TokenCodec& reader, const TokenCodec& writer, std::int64_t slot, std::int64_t n,
+                 const TokenPlace& to) {
   const KvLayoutInfo& info = writer.info();
   const DType dtype = reader.info().decoded;
-  alignas(64) std::byte decoded[kKvDim * sizeof(float)];
-  const std::byte* values = reader.place(slot).values;  // unscaled fields lie one behind the other, as they decode
+  const TokenPlace from = reader.place(slot);
+  alignas(64) std::byte decoded[kStaged * kKvDim * sizeof(float)];
+  const std::byte* values = from.values;  // unscaled fields lie one behind the other, as they decode
+  TokenRun run = {n, from.stride};
   if (reader.info().tile() != 0) {
     if (info.tile() == 0 && info.decoded == dtype) {
-      reader.decode(slot, to.values);
+      reader.decode(slot, to.values, {n, to.stride});
       return;
     }
-    reader.decode(slot, decoded);
+    run.stride = reader.info().dim * size_of(dtype);
+    reader.decode(slot, decoded, run);
     values = decoded;
   }
   for (int i = 0; i < info.num_fields; ++i) {
     if (info.fields[i].is_scale()) continue;
-    writer.encode_field(to, i, values, dtype);
+    writer.encode_field(to, i, values, dtype, run);
     values += info.fields[i].count * size_of(dtype);
   }
 }
 
-void convert_tokens(const TokenCodec& reader, const TokenCodec& writer, std::int64_t slots, int threads) {
-  const KvLayoutInfo& to = writer.info();
-  const int bytes = to.bytes_per_token();
-  // Past the caches only where a token's bytes lie together: it is made aside and goes out in one piece.
-  const bool stream = bytes == to.token_stride() && outgrows_caches(slots * bytes);
-  parallel_row_blocks(slots, kKvDim, threads, [&](std::int64_t first, std::int64_t last, int) {
-    alignas(64) std::byte token[kKvDim * sizeof(float)];
-    for (std::int64_t s = first; s < last; ++s) {
+void convert_tokens(const TokenCodec& reader, const TokenCodec& writer, const PagedCache& to, int threads) {
+  const int bytes = writer.info().bytes_per_token();
+  // Past the caches only where a page's tokens lie one behind the other: they are made aside and go out in one piece.
+  const bool stream = bytes == to.token_stride && outgrows_caches(to.slots() * bytes);
+  parallel_row_blocks(to.slots(), kKvDim, threads, [&](std::int64_t first, std::int64_t last, int) {
+    alignas(64) std::byte stage[kStaged * kKvDim * sizeof(float)];
+    for (std::int64_t s = first, n = 0; s < last; s += n) {
+      n = std::min({kStaged, last - s, writer.page_end(s) - s});
       const TokenPlace place = writer.place(s);
-      convert_token(reader, writer, s, stream ? TokenPlace{token, nullptr} : place);
-      if (stream) writer.kernels().copy_out(token, place.values, bytes);
+      convert_run(reader, writer, s, n, stream ? TokenPlace{stage, nullptr, bytes, 0} : place);
+      if (stream) writer.kernels().copy_out(stage, place.values, n * bytes);
     }
     if (stream) writer.kernels().fence();
   });
@@ -79,7 +86,7 @@ void convert_kv(const ConvertKvParams& p) {
     copy_pages(from, to, p.threads);
     return;
   }
-  convert_tokens(TokenCodec(from), TokenCodec(to, p.rule), from.slots(), p.threads);
+  convert_tokens(TokenCodec(from), TokenCodec(to, p.rule), to, p.threads);
 }
 
 }  // namespace sparsespan

@@ -49,29 +49,38 @@ void widen(const std::byte* values, int count, std::byte* place) {
 
 }  // namespace
 
-void TokenCodec::encode_fp8(const TokenPlace& token, const KvField& field, const std::byte* values, DType dtype) const {
-  auto* codes = reinterpret_cast<std::uint8_t*>(place(token, field));
-  std::byte* scales = place(token, *info_.scale_field());
-  const bool bfloat16 = dtype == DType::bfloat16;
-  const int element = size_of(dtype);
-  const int tile = info_.tile();
-  for (int begin = 0; begin < field.count; begin += tile) {
-    const float scale = encode_tile(kernels_, rule_, values + begin * element, bfloat16, tile, codes + begin);
-    std::memcpy(scales, &scale, sizeof scale);
-    scales += sizeof scale;
-  }
+void TokenCodec::encode_fp8(const TokenPlace& token, const KvField& field, const void* values, DType dtype,
+                            TokenRun run) const {
+  const KvField& scales = *info_.scale_field();
+  kernels_.encode_rows({.x = values,
+                        .bfloat16 = dtype == DType::bfloat16,
+                        .rule = rule_,
+                        .tile = info_.tile(),
+                        .n = field.count,
+                        .codes = reinterpret_cast<std::uint8_t*>(token.of(field)),
+                        .scales = token.of(scales),
+                        .rows = run.count,
+                        .x_stride = run.stride,
+                        .codes_stride = token.stride_of(field),
+                        .scales_stride = token.stride_of(scales)});
 }
 
-void TokenCodec::encode_field(const TokenPlace& token, int i, const void* values, DType dtype) const {
+void TokenCodec::encode_field(const TokenPlace& token, int i, const void* values, DType dtype, TokenRun run) const {
   const KvField& field = info_.fields[i];
   if (field.dtype == DType::float8_e4m3fn) {
-    encode_fp8(token, field, static_cast<const std::byte*>(values), dtype);
-  } else if (field.dtype == dtype) {
-    std::memcpy(place(token, field), values, field.bytes());
-  } else if (dtype == DType::float32) {
-    round(static_cast<const std::byte*>(values), field.count, place(token, field));
-  } else {
-    widen(static_cast<const std::byte*>(values), field.count, place(token, field));
+    encode_fp8(token, field, values, dtype, run);
+    return;
+  }
+  std::byte* to = token.of(field);
+  const auto* from = static_cast<const std::byte*>(values);
+  for (std::int64_t t = 0; t < run.count; ++t, to += token.stride_of(field), from += run.stride) {
+    if (field.dtype == dtype) {
+      std::memcpy(to, from, field.bytes());
+    } else if (dtype == DType::float32) {
+      round(from, field.count, to);
+    } else {
+      widen(from, field.count, to);
+    }
   }
 }
 
@@ -90,31 +99,34 @@ float TokenCodec::scale(std::int64_t slot, int tile) const {
   return value;
 }
 
-void TokenCodec::decode_fp8(const TokenPlace& token, const KvField& field, std::byte* out, bool stream) const {
-  const auto* codes = reinterpret_cast<const std::uint8_t*>(place(token, field));
-  const std::byte* scales = place(token, *info_.scale_field());
-  const bool bfloat16 = info_.decoded == DType::bfloat16;
-  const int tile = info_.tile();
-  for (int begin = 0; begin < field.count; begin += tile) {
-    float scale = 0.0F;
-    std::memcpy(&scale, scales + begin / tile * sizeof scale, sizeof scale);
-    kernels_.decode_e4m3(codes + begin, kE4M3Table.data(), scale, out + begin * size_of(info_.decoded), bfloat16,
-                         stream, tile);
-  }
+void TokenCodec::decode_fp8(const TokenPlace& token, const KvField& field, std::byte* out, TokenRun run) const {
+  const KvField& scales = *info_.scale_field();
+  kernels_.decode_rows({.codes = reinterpret_cast<const std::uint8_t*>(token.of(field)),
+                        .table = kE4M3Table.data(),
+                        .scales = token.of(scales),
+                        .tile = info_.tile(),
+                        .n = field.count,
+                        .out = out,
+                        .bfloat16 = info_.decoded == DType::bfloat16,
+                        .rows = run.count,
+                        .codes_stride = token.stride_of(field),
+                        .scales_stride = token.stride_of(scales),
+                        .out_stride = run.stride});
 }
 
-void TokenCodec::decode(std::int64_t slot, void* out, bool stream) const {
+void TokenCodec::decode(std::int64_t slot, void* out, TokenRun run) const {
   auto* to = static_cast<std::byte*>(out);
   const TokenPlace token = place(slot);
   for (int i = 0; i < info_.num_fields; ++i) {
     const KvField& field = info_.fields[i];
     if (field.is_scale()) continue;
     if (field.dtype == DType::float8_e4m3fn) {
-      decode_fp8(token, field, to, stream);
-    } else if (stream) {
-      kernels_.copy_out(place(token, field), to, field.bytes());
+      decode_fp8(token, field, to, run);
     } else {
-      std::memcpy(to, place(token, field), field.bytes());
+      const std::byte* from = token.of(field);
+      for (std::int64_t t = 0; t < run.count; ++t) {
+        std::memcpy(to + t * run.stride, from + t * token.stride_of(field), field.bytes());
+      }
     }
     to += field.count * size_of(info_.decoded);
   }

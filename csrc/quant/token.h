@@ -11,10 +11,22 @@
 
 namespace sparsespan {
 
-// Where a token's values begin, and its part of the page's tail block.
+// Where a token's values begin, its part of the page's tail block, and how many bytes further the next token of the
+// page has its own.
 struct TokenPlace {
   std::byte* values;
   std::byte* tail;
+  std::int64_t stride;
+  std::int64_t tail_stride;
+
+  std::byte* of(const KvField& field) const { return field.page_tail ? tail : values + field.offset; }
+  std::int64_t stride_of(const KvField& field) const { return field.page_tail ? tail_stride : stride; }
+};
+
+// `count` tokens of one page, one behind the other, and rows of values `stride` bytes apart.
+struct TokenRun {
+  std::int64_t count = 1;
+  std::int64_t stride = 0;
 };
 
 class TokenCodec {
@@ -29,10 +41,11 @@ class TokenCodec {
 
   // values: info.dim floats, the fields in the table's order.
   void encode(std::int64_t slot, const float* values) const;
-  // One field (not the scales, which follow from the values), from `dtype` (float32 or bfloat16) at any address.
-  void encode_field(const TokenPlace& place, int field, const void* values, DType dtype) const;
-  // out: info.dim values of dtype info.decoded. `stream`: past the caches, with a fence() at the end of the task.
-  void decode(std::int64_t slot, void* out, bool stream = false) const;
+  // One field (not the scales, which follow from the values), from `dtype` (float32 or bfloat16) at any address; of the
+  // run's tokens from `place` on.
+  void encode_field(const TokenPlace& place, int field, const void* values, DType dtype, TokenRun run = {}) const;
+  // out: info.dim values of dtype info.decoded; of the run's tokens from `slot` on.
+  void decode(std::int64_t slot, void* out, TokenRun run = {}) const;
   // decode() widened: what a reader sees, roundings included.
   void decode_to_float(std::int64_t slot, float* out) const;
   // Scale `tile` of the token; the layout has scales.
@@ -41,16 +54,16 @@ class TokenCodec {
   const KvLayoutInfo& info() const { return info_; }
   const QuantKernels& kernels() const { return kernels_; }
   TokenPlace place(std::int64_t slot) const {
-    return {cache_.token(slot), tail_bytes_ == 0 ? nullptr : cache_.tail(slot, tail_bytes_)};
+    return {cache_.token(slot), tail_bytes_ == 0 ? nullptr : cache_.tail(slot, tail_bytes_), cache_.token_stride,
+            tail_bytes_};
   }
-  std::byte* place(std::int64_t slot, const KvField& field) const { return place(place(slot), field); }
-  static std::byte* place(const TokenPlace& token, const KvField& field) {
-    return field.page_tail ? token.tail : token.values + field.offset;
-  }
+  std::byte* place(std::int64_t slot, const KvField& field) const { return place(slot).of(field); }
+  // The first slot of the next page.
+  std::int64_t page_end(std::int64_t slot) const { return slot - slot % cache_.page_size + cache_.page_size; }
 
  private:
-  void encode_fp8(const TokenPlace& place, const KvField& field, const std::byte* values, DType dtype) const;
-  void decode_fp8(const TokenPlace& place, const KvField& field, std::byte* out, bool stream) const;
+  void encode_fp8(const TokenPlace& place, const KvField& field, const void* values, DType dtype, TokenRun run) const;
+  void decode_fp8(const TokenPlace& place, const KvField& field, std::byte* out, TokenRun run) const;
 
   PagedCache cache_;
   const KvLayoutInfo& info_;

@@ -2,7 +2,8 @@
 #include <cmath>
 
 #include "core/memory.h"
-#include "core/parallel.h"
+#include "core/row_blocks.h"
+#include "core/scratch.h"
 #include "kernels/quant.h"
 #include "quant/act_quant.h"
 #include "quant/rows.h"
@@ -44,23 +45,49 @@ void validate(const WeightDequantParams& p) {
   if (p.validate == Validate::full) require_scales(p.scale);
 }
 
+constexpr std::int64_t kPiece = 2048;     // elements of a row that are decoded at a time
+constexpr std::int64_t kScales = kPiece;  // of a piece, at most: blocks may be of one element
+
+// Elements [j, j + count) of row i, whole blocks or a part of one.
+void decode_piece(const WeightDequantParams& p, const QuantKernels& kernels, std::int64_t i, std::int64_t j,
+                  std::int64_t count, void* out) {
+  float scales[kScales];
+  const std::int64_t first = j / p.block;
+  const std::int64_t blocks = ceil_div(count, p.block);
+  for (std::int64_t b = 0; b < blocks; ++b) scales[b] = scale_at(p.scale, i / p.block, first + b);
+  kernels.decode_rows({.codes = static_cast<const std::uint8_t*>(p.w.data) + i * p.w.strides[0] + j,
+                       .table = kE4M3Table.data(),
+                       .scales = scales,
+                       .tile = p.block,
+                       .n = count,
+                       .out = out,
+                       .bfloat16 = p.out.dtype == DType::bfloat16});
+}
+
+// From column j on: as many whole blocks as a piece holds, or what a piece holds of one.
+std::int64_t piece_at(std::int64_t j, std::int64_t n, std::int64_t block) {
+  const std::int64_t most = block <= kPiece ? kPiece / block * block : std::min(kPiece, block - j % block);
+  return std::min(most, n - j);
+}
+
 }  // namespace
 
 void weight_dequant(const WeightDequantParams& p) {
   validate(p);
-  const auto w = p.w.as<const std::uint8_t, 2>();
-  const std::int64_t rows = w.shape[0];
-  const std::int64_t n = w.shape[1];
-  const bool bfloat16 = p.out.dtype == DType::bfloat16;
+  const std::int64_t rows = p.w.shape[0];
+  const std::int64_t n = p.w.shape[1];
   const int element = size_of(p.out.dtype);
   const bool stream = outgrows_caches(rows * n * element);
   const QuantKernels& kernels = quant_kernels();
-  parallel_rows(rows, n, p.threads, [&](std::int64_t i, int) {
-    auto* out = static_cast<std::byte*>(p.out.data) + i * p.out.strides[0] * element;
-    for (std::int64_t j = 0, count = 0; j < n; j += count) {  // to the end of the block or of the row
-      count = std::min(p.block - j % p.block, n - j);
-      kernels.decode_e4m3(w.row(i) + j, kE4M3Table.data(), scale_at(p.scale, i / p.block, j / p.block),
-                          out + j * element, bfloat16, stream, count);
+  parallel_row_blocks(rows, n, p.threads, [&](std::int64_t begin, std::int64_t end, int) {
+    alignas(64) std::byte stage[kPiece * sizeof(float)];
+    for (std::int64_t i = begin; i < end; ++i) {
+      auto* out = static_cast<std::byte*>(p.out.data) + i * p.out.strides[0] * element;
+      for (std::int64_t j = 0, count = 0; j < n; j += count) {
+        count = piece_at(j, n, p.block);
+        decode_piece(p, kernels, i, j, count, stream ? stage : out + j * element);
+        if (stream) kernels.copy_out(stage, out + j * element, count * element);
+      }
     }
     if (stream) kernels.fence();
   });

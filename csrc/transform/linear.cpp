@@ -115,7 +115,7 @@ class Task {
     for (std::int64_t j = 0, n = 0; j < depth; j += n) {
       n = std::min(p_.block - (k + j) % p_.block, depth - j);
       const float scale = scale_at(p_.scale, (first_ + c) / p_.block, (k + j) / p_.block);
-      quant_kernels().decode_e4m3(codes + j, kE4M3Table.data(), scale, out + j, false, false, n);
+      quant_kernels().decode_rows({codes + j, kE4M3Table.data(), &scale, n, n, out + j, false});
     }
     for (std::int64_t j = 0; j < depth; ++j) out[j] = to_float(to_bfloat16(out[j]));
   }

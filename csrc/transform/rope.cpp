@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "core/memory.h"
 #include "core/row_blocks.h"
 #include "core/scratch.h"
 #include "kernels/transform.h"
@@ -61,6 +62,7 @@ void apply_rope(const RopeParams& p) {
   const std::int64_t piece = std::min(heads, rows_per_task(d));
   const std::int64_t pieces = ceil_div(heads, piece);
   const Scratch<float> scratch(block_team_size(tokens * pieces, piece * d, p.threads) * room);
+  const bool stream = outgrows_caches(tokens * heads * d * element) && p.out.data != p.x.data;
   parallel_row_blocks(tokens * pieces, piece * d, p.threads, [&](std::int64_t first, std::int64_t last, int slot) {
     for (std::int64_t i = first; i < last; ++i) {
       const std::int64_t t = i / pieces;
@@ -73,8 +75,10 @@ void apply_rope(const RopeParams& p) {
             .table = table.row(positions(t)),
             .half = d / 2,
             .scratch = scratch.data() + slot * room,
-            .bfloat16 = p.x.dtype == DType::bfloat16});
+            .bfloat16 = p.x.dtype == DType::bfloat16,
+            .stream = stream});
     }
+    if (stream) kernels.fence();
   });
 }
 

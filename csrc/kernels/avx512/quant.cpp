@@ -4,9 +4,13 @@
 
 #include "kernels/simd/code_avx512.h"
 #include "kernels/simd/decode_avx512.h"
+#include "kernels/simd/half_steps_avx512.h"
 #include "kernels/simd/store_avx512.h"
 
+#include "kernels/simd/tile_avx512.h"
+
 #include "kernels/body/element.h"
+#include "kernels/body/scale.h"
 
 #include "kernels/body/quant.h"
 

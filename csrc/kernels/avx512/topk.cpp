@@ -9,6 +9,6 @@
 namespace sparsespan {
 
 extern const TopkKernels avx512_topk_kernels;
-const TopkKernels avx512_topk_kernels = {.collect = collect};
+const TopkKernels avx512_topk_kernels = kTable;
 
 }  // namespace sparsespan

@@ -62,6 +62,8 @@ void interleaved(const RopeHeads& p) {
   }
 }
 
+void fence() noexcept { Store::fence(); }
+
 void rope_half_split(const RopeHeads& p) noexcept { p.bfloat16 ? half_split<Bf16>(p) : half_split<F32>(p); }
 
 void rope_interleaved(const RopeHeads& p) noexcept { p.bfloat16 ? interleaved<Bf16>(p) : interleaved<F32>(p); }

@@ -5,8 +5,10 @@
 #include "kernels/simd/code_generic.h"
 #include "kernels/simd/decode_generic.h"
 #include "kernels/simd/store_generic.h"
+#include "kernels/simd/tile_generic.h"
 
 #include "kernels/body/element.h"
+#include "kernels/body/scale.h"
 
 #include "kernels/body/quant.h"
 

@@ -9,6 +9,6 @@
 namespace sparsespan {
 
 extern const TopkKernels generic_topk_kernels;
-const TopkKernels generic_topk_kernels = {.collect = collect};
+const TopkKernels generic_topk_kernels = kTable;
 
 }  // namespace sparsespan

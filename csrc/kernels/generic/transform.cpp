@@ -19,6 +19,7 @@ const TransformKernels generic_transform_kernels = {
     .hadamard = hadamard,
     .rope_half_split = rope_half_split,
     .rope_interleaved = rope_interleaved,
+    .fence = fence,
     .rms_norm = rms_norm,
     .layer_norm = layer_norm,
 };

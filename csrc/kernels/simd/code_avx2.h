@@ -44,28 +44,6 @@ struct Code {
     const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
     _mm_storel_epi64((__m128i*)p, _mm_packus_epi16(words, words));
   }
-  // The same for 16 bfloat16 divided by 2^k, in 16-bit arithmetic: exponents shift by k, the last four of seven bits
-  // are rounded off. False, and nothing stored, where a subnormal code is among them. `down` and `up` are 128 |k|, the
-  // one that k's sign asks for.
-  static bool store_halves(uint8_t* p, const void* x, int down, int up) {
-    const __m256i bits = _mm256_loadu_si256((const __m256i*)x);
-    const __m256i shifted = _mm256_adds_epu16(
-        _mm256_subs_epu16(_mm256_and_si256(bits, _mm256_set1_epi16(0x7FFF)), _mm256_set1_epi16((short)down)),
-        _mm256_set1_epi16((short)up));
-    const __m256i w = _mm256_min_epu16(shifted, _mm256_set1_epi16(0x43E0));  // 448
-    // Up to 2^-10 all is zero; from there to 2^-6 it is subnormal.
-    const __m256i normal = _mm256_cmpgt_epi16(w, _mm256_set1_epi16(0x3C7F));
-    const __m256i some = _mm256_cmpgt_epi16(w, _mm256_set1_epi16(0x3A80));
-    if (_mm256_movemask_epi8(_mm256_andnot_si256(normal, some)) != 0) return false;
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(w, 4), _mm256_set1_epi16(1));
-    const __m256i steps = _mm256_srli_epi16(_mm256_add_epi16(_mm256_add_epi16(w, odd), _mm256_set1_epi16(7)), 4);
-    const __m256i code = _mm256_and_si256(_mm256_sub_epi16(steps, _mm256_set1_epi16(120 << 3)), normal);
-    const __m256i sign = _mm256_and_si256(_mm256_srli_epi16(bits, 8), _mm256_set1_epi16(0x80));
-    const __m256i merged = _mm256_or_si256(code, sign);
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi16(merged, merged), 0x08);
-    _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(packed));
-    return true;
-  }
 };
 
 }  // namespace

@@ -14,7 +14,14 @@ struct Code {
   static Bits larger(Bits a, Vec::Float x) {
     return _mm512_max_epi32(a, _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF)));
   }
-  static uint32_t largest_lane(Bits a) { return (uint32_t)_mm512_reduce_max_epi32(a); }
+  static uint32_t largest_lane(Bits a) {
+    // With a mask, because GCC 12 thinks that the intrinsic without one reads something undefined.
+    const __m256i half = _mm256_max_epi32(_mm512_castsi512_si256(a), _mm512_maskz_extracti64x4_epi64(0xF, a, 1));
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4E));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xB1));
+    return (uint32_t)_mm_cvtsi128_si32(m);
+  }
   // 32 halves at a time: the larger of each and |x|'s.
   static constexpr int kHalves = 32;
   static Bits larger_halves(Bits a, const void* p) {
@@ -39,26 +46,6 @@ struct Code {
     // Bit 7 from the sign, the others from the steps.
     const __m512i code = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x80), sign, steps, 0xCA);
     _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(code));
-  }
-  // The same for 32 bfloat16 divided by 2^k, in 16-bit arithmetic: exponents shift by k, the last four of seven bits
-  // are rounded off. False, and nothing stored, where a subnormal code is among them. `down` and `up` are 128 |k|, the
-  // one that k's sign asks for.
-  static bool store_halves(uint8_t* p, const void* x, int down, int up) {
-    const __m512i bits = _mm512_loadu_si512(x);
-    const __m512i shifted = _mm512_adds_epu16(
-        _mm512_subs_epu16(_mm512_and_si512(bits, _mm512_set1_epi16(0x7FFF)), _mm512_set1_epi16((short)down)),
-        _mm512_set1_epi16((short)up));
-    const __m512i w = _mm512_min_epu16(shifted, _mm512_set1_epi16(0x43E0));  // 448
-    // Up to 2^-10 all is zero; from there to 2^-6 it is subnormal.
-    const __m512i above = _mm512_sub_epi16(w, _mm512_set1_epi16(0x3A81));
-    if (_mm512_cmplt_epu16_mask(above, _mm512_set1_epi16(0x3C80 - 0x3A81)) != 0) return false;
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi16(1));
-    const __m512i steps = _mm512_srli_epi16(_mm512_add_epi16(_mm512_add_epi16(w, odd), _mm512_set1_epi16(7)), 4);
-    const __m512i code = _mm512_maskz_sub_epi16(_mm512_cmpge_epu16_mask(w, _mm512_set1_epi16(0x3C80)), steps,
-                                                _mm512_set1_epi16(120 << 3));
-    const __m512i merged = _mm512_ternarylogic_epi32(_mm512_set1_epi16(0x80), _mm512_srli_epi16(bits, 8), code, 0xCA);
-    _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi16_epi8(merged));
-    return true;
   }
 };
 

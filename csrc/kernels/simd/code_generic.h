@@ -48,8 +48,6 @@ struct Code {
     const Bytes bytes = __builtin_convertvector(code | (bits >> 24 & 0x80), Bytes);
     memcpy(p, &bytes, sizeof bytes);
   }
-  // No quicker way for halves here.
-  static bool store_halves(uint8_t*, const void*, int, int) { return false; }
 
  private:
   static Bits lesser(Bits a, int32_t b) {

@@ -8,6 +8,8 @@ namespace {
 
 struct Filter {
   static constexpr int kStep = 16;
+  static constexpr bool kKeys = false;  // keys one by one
+  static constexpr bool kAppends = false;
   // 0 when all of p[0..16) are below `floor`; else a mask of a superset, in fours, of those that are not. NaN is never
   // below.
   static uint32_t not_below(const float* p, Vec::Float floor) {

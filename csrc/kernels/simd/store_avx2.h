@@ -19,10 +19,13 @@ struct Store {
     _mm_stream_ps((float*)p + 4, _mm256_extractf128_ps(v, 1));
   }
   static void stream_bfloat16(void* p, Vec::Float v) { _mm_stream_si128((__m128i*)p, rounded(v)); }
+  // Whole lines past the caches, what is left of the first and of the last one as ever.
   static void stream_bytes(const void* from, void* to, int64_t n) {
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-      _mm_stream_si128((__m128i*)((char*)to + i), _mm_loadu_si128((const __m128i*)((const char*)from + i)));
+    int64_t i = (int64_t)(-(uint64_t)to % 64);
+    if (i > n) i = n;
+    memcpy(to, from, (unsigned long)i);
+    for (; i + 32 <= n; i += 32) {
+      _mm256_stream_si256((__m256i*)((char*)to + i), _mm256_loadu_si256((const __m256i*)((const char*)from + i)));
     }
     memcpy((char*)to + i, (const char*)from + i, (unsigned long)(n - i));
   }

@@ -25,10 +25,13 @@ struct Store {
     _mm_stream_si128((__m128i*)p, _mm256_castsi256_si128(halves));
     _mm_stream_si128((__m128i*)p + 1, _mm256_extracti128_si256(halves, 1));
   }
+  // Whole lines past the caches, what is left of the first and of the last one as ever.
   static void stream_bytes(const void* from, void* to, int64_t n) {
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-      _mm_stream_si128((__m128i*)((char*)to + i), _mm_loadu_si128((const __m128i*)((const char*)from + i)));
+    int64_t i = (int64_t)(-(uint64_t)to % 64);
+    if (i > n) i = n;
+    memcpy(to, from, (unsigned long)i);
+    for (; i + 64 <= n; i += 64) {
+      _mm512_stream_si512((__m512i*)((char*)to + i), _mm512_loadu_si512((const char*)from + i));
     }
     memcpy((char*)to + i, (const char*)from + i, (unsigned long)(n - i));
   }

@@ -1,0 +1,98 @@
+#pragma once
+
+// Vectors of 32 bfloat16 as pairs of float32 vectors, and butterflies across them. Needs AVX-512 DQ and BF16; include
+// after vec_avx512.h and store_avx512.h.
+
+#include <immintrin.h>
+#include <stdint.h>
+
+namespace {
+
+struct Pair {
+  Vec::Float a;
+  Vec::Float b;
+};
+
+struct Pairs {
+  // a: the elements of even place, b: of odd.
+  static Pair load(const char* p) {
+    const __m512i x = _mm512_loadu_si512(p);
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)),
+            _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32((int)0xFFFF0000)))};
+  }
+  // The same of 32 float32.
+  static Pair load_float32(const float* p) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512 low = _mm512_loadu_ps(p);
+    const __m512 high = _mm512_loadu_ps(p + 16);
+    return {_mm512_permutex2var_ps(low, even, high),
+            _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high)};
+  }
+  // Exchanges the bit that tells a from b with bit `len` / 2 of the lane: where a and b held x and x + len / 2 ... of
+  // each block, they now hold its parts that a butterfly of `len` combines.
+  template <int len>
+  static Pair regroup(Pair m) {
+    if (len == 2) return {_mm512_mask_moveldup_ps(m.a, 0xAAAA, m.b), _mm512_mask_movehdup_ps(m.b, 0x5555, m.a)};
+    if (len == 4) {
+      return {_mm512_mask_permute_ps(m.a, 0xCCCC, m.b, 0x44), _mm512_mask_permute_ps(m.b, 0x3333, m.a, 0xEE)};
+    }
+    if (len == 8) {
+      return {_mm512_mask_shuffle_f32x4(m.a, 0xF0F0, m.b, m.b, 0xA0),
+              _mm512_mask_shuffle_f32x4(m.b, 0x0F0F, m.a, m.a, 0xF5)};
+    }
+    return {_mm512_shuffle_f32x4(m.a, m.b, 0x44), _mm512_shuffle_f32x4(m.a, m.b, 0xEE)};
+  }
+  // Whether some of vecs * 32 bfloat16 is not zero and less than the one with half these bits.
+  template <int vecs>
+  static bool any_below(const char* p, uint32_t twice) {
+    __m512i least = _mm512_set1_epi16(-1);
+    for (int i = 0; i < vecs; ++i) {
+      const __m512i x = _mm512_loadu_si512(p + 64 * i);
+      least = _mm512_min_epu16(least, _mm512_add_epi16(_mm512_add_epi16(x, x), _mm512_set1_epi16(-1)));
+    }
+    return _mm512_cmplt_epu16_mask(least, _mm512_set1_epi16((short)(twice - 1))) != 0;
+  }
+  // Not 0 where one is a subnormal number, which vcvtne2ps2bf16 would flush.
+  static __mmask16 subnormal(Pair m) {
+    return _kor_mask16(_mm512_fpclass_ps_mask(m.a, 0x20), _mm512_fpclass_ps_mask(m.b, 0x20));
+  }
+  // a's 16 elements, then b's. Without subnormals among them.
+  static __m512i rounded(Pair m) { return (__m512i)_mm512_cvtne2ps_pbh(m.b, m.a); }
+  // a's elements at even places, b's at odd ones.
+  static __m512i interleaved(__m512i halves) {
+    return _mm512_permutexvar_epi16(_mm512_load_si512(kTurns.word), halves);
+  }
+  // Any values, by way of memory.
+  static __m512i rounded_slowly(Pair m) {
+    alignas(64) char halves[64];
+    Store::bfloat16(halves, m.a);
+    Store::bfloat16(halves + 32, m.b);
+    return _mm512_load_si512(halves);
+  }
+  // 64 bytes; past the caches to a multiple of 16.
+  template <bool stream>
+  static void store(char* p, __m512i v) {
+    if (!stream) {
+      _mm512_storeu_si512(p, v);
+    } else if ((uint64_t)p % 64 == 0) {
+      _mm512_stream_si512((__m512i*)p, v);
+    } else {
+      _mm_stream_si128((__m128i*)p, _mm512_castsi512_si128(v));
+      _mm_stream_si128((__m128i*)p + 1, _mm512_extracti32x4_epi32(v, 1));
+      _mm_stream_si128((__m128i*)p + 2, _mm512_extracti32x4_epi32(v, 2));
+      _mm_stream_si128((__m128i*)p + 3, _mm512_extracti32x4_epi32(v, 3));
+    }
+  }
+
+ private:
+  struct Turns {
+    alignas(64) uint16_t word[32];
+  };
+  static constexpr Turns kTurns = [] {
+    Turns t{};
+    for (int i = 0; i < 32; ++i) t.word[i] = (uint16_t)(i / 2 + i % 2 * 16);
+    return t;
+  }();
+};
+
+}  // namespace
