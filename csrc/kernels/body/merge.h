@@ -72,8 +72,45 @@ inline void merge_chunk(const MergeRow& p, const char* outs, int vecs, const Put
   }
 }
 
+// What stands at place i before the round of `stride`, of n leaves (a power of two), vector by vector and in registers;
+// no weight is 0. w: [n - 1][2] in the order of the rounds, the one of n / 2 first.
+template <class E, int n, int stride>
+inline Vec::Float merged(const char* leaves, int64_t step, const Vec::Float* w, int i) {
+  if constexpr (stride == n) {
+    return E::load(leaves + i * step);
+  } else {
+    const Vec::Float* mine = w + 2 * (n - 2 * stride + i);
+    return merged<E, n, 2 * stride>(leaves, step, w, i) * mine[0] +
+           merged<E, n, 2 * stride>(leaves, step, w, i + stride) * mine[1];
+  }
+}
+
+template <class E, class Out, bool stream, int n>
+void merge_tree(const MergeRow& p) {
+  Vec::Float w[2 * (n - 1)];
+  for (int i = 0; i < 2 * (n - 1); ++i) w[i] = Vec::broadcast(p.weights[i]);
+  const Vec::Float factor = Vec::broadcast(p.factor);
+  const int64_t step = p.leaf_stride * E::kBytes;
+  const char* outs = (const char*)p.outs;
+  char* out = (char*)p.out;
+  for (int64_t d = 0; d + Vec::kLanes <= p.width; d += Vec::kLanes) {
+    const Vec::Float value = merged<E, n, 1>(outs + d * E::kBytes, step, w, 0);
+    Out::template store<stream>(out + d * Out::kBytes, p.scaled ? value * factor : value);
+  }
+}
+
+inline bool all_weigh(const MergeRow& p) {
+  for (int64_t i = 0; i < 2 * (p.n - 1); ++i) {
+    if (p.weights[i] == 0.0F) return false;
+  }
+  return true;
+}
+
 template <class E, class Out, bool stream>
 void merge_row(const MergeRow& p) {
+  if (p.n == 2 && all_weigh(p)) return merge_tree<E, Out, stream, 2>(p);
+  if (p.n == 4 && all_weigh(p)) return merge_tree<E, Out, stream, 4>(p);
+  if (p.n == 8 && all_weigh(p)) return merge_tree<E, Out, stream, 8>(p);
   const Vec::Float factor = Vec::broadcast(p.factor);
   int64_t d = 0;
   const auto run = [&](const char* outs, char* out, int vecs) {
