@@ -76,7 +76,7 @@ GOALS = [
     Goal("logits prefill, 64 heads x 128", 2.0, "x torch composed", "mqa_logits", ROWS, TORCH),
     Goal(f"{ALONE}, S >= 32K", 1.15, SLOWER, "select", r"V3.2 T=\d+ S=(?!8192 ).*", LOGITS, most=True),
     Goal(f"{ALONE}, S = 8K", 1.35, SLOWER, "select", r"V3.2 T=\d+ S=8192 .*", LOGITS, most=True),
-    Goal(DECODING, 15, "x NumPy", "paged_select", INDEX, "numpy float32 + argpartition"),
+    Goal(DECODING, 15, "x NumPy", "paged_select", INDEX, "numpy from the same fp8 pages"),
     Goal(DECODING, 2.0, op="paged_select", shape=INDEX, **CLASS),
     Goal(BEST, 8, "x torch.topk", "topk", ONE, "torch.topk"),
     Goal(BEST, 0.15, op="topk", shape=ONE, **CLASS),

@@ -77,7 +77,9 @@ struct Halves {
   // out[padded / 2][16][2]: pair p of the 16 rows side by side.
   static void pairs(const void* const* rows, bool e4m3, int64_t dim, int64_t padded, uint16_t* out) {
     alignas(64) uint16_t block[16][64];
-    for (int64_t d = 0; d < padded; d += 64) {
+    int64_t d = 0;
+    for (; e4m3 && d + 64 <= dim; d += 64) code_pairs(rows, d, out + d * 16);
+    for (; d < padded; d += 64) {
       for (int j = 0; j < 16; ++j) chunk(rows[j], e4m3, d, dim, block[j]);
       for (int64_t half = 0; half < 64 && d + half < padded; half += 32) {
         Vec::Float m[16];
@@ -88,6 +90,42 @@ struct Halves {
       }
     }
   }
+
+ private:
+  // Values [d, d + 64): transposed as codes, four of a row at a time, and looked up where they then lie.
+  static void code_pairs(const void* const* rows, int64_t d, uint16_t* out) {
+    Vec::Float m[16];
+    for (int j = 0; j < 16; ++j) m[j] = _mm512_loadu_ps((const char*)rows[j] + d);
+    Decode::transpose(m);
+    const __m512i turn = _mm512_load_si512(kTurn.byte);
+    for (int quad = 0; quad < 16; ++quad) {
+      const __m512i codes = _mm512_permutexvar_epi8(turn, _mm512_castps_si512(m[quad]));
+      const __m512i low =
+          _mm512_permutex2var_epi8(_mm512_load_si512(kE4M3Halves.low), codes, _mm512_load_si512(kE4M3Halves.low + 64));
+      const __m512i most = _mm512_permutex2var_epi8(_mm512_load_si512(kE4M3Halves.high), codes,
+                                                    _mm512_load_si512(kE4M3Halves.high + 64));
+      const __m512i sign = _mm512_set1_epi8((char)0x80);
+      const __m512i high = _mm512_ternarylogic_epi32(sign, codes, most, 0xEA);  // (sign & codes) | most
+      _mm512_storeu_si512(out + quad * 64, _mm512_unpacklo_epi8(low, high));
+      _mm512_storeu_si512(out + quad * 64 + 32, _mm512_unpackhi_epi8(low, high));
+    }
+  }
+
+  // Of 16 rows' quads of codes: each row's first two into the low halves of the 128-bit lanes, four rows a lane, the
+  // other two into the high ones, from where unpacking by bytes brings them into order.
+  struct Turn {
+    alignas(64) uint8_t byte[64];
+  };
+  static constexpr Turn kTurn = [] {
+    Turn t{};
+    for (int i = 0; i < 32; ++i) {
+      const int row = i / 2;
+      const int at = i / 8 * 16 + i % 8;
+      t.byte[at] = (uint8_t)(4 * row + i % 2);
+      t.byte[at + 8] = (uint8_t)(4 * row + 2 + i % 2);
+    }
+    return t;
+  }();
 };
 
 }  // namespace
