@@ -39,7 +39,7 @@ def test_arguments():
         interleaved(2, 4, stages_per_rank=0)
     with pytest.raises(ValueError, match="chunks hold 0 tokens at 1"):
         chunked_prefill(2, [4, 0])
-    with pytest.raises(TypeError, match="chunks has 5.5, needs integers"):
+    with pytest.raises(TypeError, match=r"chunks has 5\.5, needs integers"):
         chunked_prefill(2, [4, 5.5])
     with pytest.raises(TypeError, match="from_csv: text is NoneType, needs str"):
         Schedule.from_csv(None)
