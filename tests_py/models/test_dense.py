@@ -5,6 +5,8 @@ import pytest
 
 from sparsespan import attention, comm, cp, models
 from sparsespan.models import Dcp, Grid, Ranks, Tap, load, write_tiny
+from sparsespan.models._attending import attend
+from sparsespan.testing import assert_row_invariant
 
 SMALL = {"index_topk": 16, "n_routed_experts": 4, "num_hidden_layers": 4, "n_group": 1, "topk_group": 1}
 LENGTHS = (30, 2, 16, 9)
@@ -157,3 +159,32 @@ def test_some_rows_of_a_rank_are_chosen_for(rng, by):
         rows = np.array(rows, np.int64)
         some = cp.prefill_select(plan, 1, q[rows], weights[rows], caches, table, 5, by=by, rows=rows)
         np.testing.assert_array_equal(some, whole[rows])
+
+
+@pytest.mark.parametrize("kv", ["f32_576", "bf16_576", "fp8_656"])
+def test_a_row_has_its_own_bits(rng, kv):
+    """Alone, in batches, in other orders, for 1 to 3 threads: rows on both sides of the bound, and padding."""
+    caches = models.PagedCaches(1, 6, 8, kv, "index_f32", block_table=np.array([[4, 0, 2], [5, 1, 3]], np.int32))
+    keys = rng.standard_normal((48, 576)).astype(np.float32)
+    caches.write(0, (keys[:, :512], keys[:, 512:], None), np.arange(48))
+    positions, request = np.array([3, 4, 5, 17, 18, 0, 1, 9, 23, 0]), np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, -1])
+    indices = np.full((10, 8), -1, np.int32)
+    for row, (p, r) in enumerate(zip(positions, request)):
+        if r >= 0:
+            n = min(8, p + 1)
+            indices[row, :n] = np.sort(rng.permutation(p + 1)[:n])
+    q = rng.standard_normal((10, 3, 512)).astype(np.float32), rng.standard_normal((10, 3, 64)).astype(np.float32)
+
+    def op(bound):
+        def rows(ids, threads):
+            part = tuple(np.ascontiguousarray(x[ids]) for x in q)
+            return attend(part, indices[ids], positions[ids], request[ids], bound, caches, 0, 0.05, threads)
+
+        return rows
+
+    assert_row_invariant(op(8), 10)
+    every = np.arange(10)
+    for bound in (3, 8):
+        for one, other in zip(op(bound)(every, 1), op(0)(every, 1)):
+            np.testing.assert_array_equal(one, other)
+    assert (op(8)(every, 1)[0][9] == 0).all()

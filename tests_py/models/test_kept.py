@@ -167,25 +167,37 @@ def test_bytes_that_move(rng, mode, lengths):
             assert set(same) == {"all_reduce"}
 
 
-def test_a_pass_that_fails_half_way_leaves_no_trace(paths, rng, monkeypatch):
+@pytest.mark.parametrize("mode", MODES)
+def test_a_pass_that_fails_half_way_leaves_no_trace(paths, rng, mode):
+    """With weights on their way: the next pass, of any kind, goes through."""
     prompts = [rng.integers(0, 256, n) for n in (9, 3, 4)]
     want = answers(load(paths["glm"]), prompts)
 
     def run(world):
-        model = load(paths["glm"], ranks=Ranks(world, o_proj="broadcast"))
+        model = load(paths["glm"], ranks=Ranks(world, o_proj=mode))
+        pool = model.pool(640)
+        request = pool.open()
+        token = model.prefill(pool, [request], prompts[:1]).argmax(1)
         third = model.layers[2].attention
-        plain = third.prefill
+        plain = third._attend
 
         def failing(*args, **kwargs):
             raise ArithmeticError("as asked")
 
-        third.prefill = failing
+        third._attend = failing
         with pytest.raises(ArithmeticError):
             answers(model, prompts)
-        third.prefill = plain
-        return [found.tobytes() for found in answers(model, prompts)]
+        third._attend = plain
+        step = model.decode(pool, [request], token)
+        return step, answers(model, prompts)
 
-    assert comm.run_ranks(2, run) == [[found.tobytes() for found in want]] * 2
+    model = load(paths["glm"])
+    pool = model.pool(640)
+    request = pool.open()
+    step = model.decode(pool, [request], model.prefill(pool, [request], prompts[:1]).argmax(1))
+    for found, rest in comm.run_ranks(2, run):
+        for one, other in zip((found, *rest), (step, *want)):
+            np.testing.assert_allclose(one, other, rtol=0, atol=(mode == "a2a_rs") * 1e-5 * np.abs(other).max())
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -224,3 +236,17 @@ def test_refusals(paths):
                 load(paths["glm"], ranks=Ranks(world, o_proj=mode))
 
     comm.run_ranks(3, run)
+
+
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_a_prefill_grid_may_keep_parts(paths, rng, mode):
+    """Prefill on two ranks that share o_proj, decode on two that share heads."""
+    prompts = [rng.integers(0, 256, n) for n in (21, 3)]
+    want = load(paths["glm"]).generate(prompts, 3, stop_at_eos=False)
+    grid = models.PdGrid(Grid(cp=2, o_proj=mode), Grid(tp=2))
+
+    def run(world):
+        here = grid.join(world)
+        return here.generate(load(paths["glm"], ranks=here.ranks), prompts, 3, stop_at_eos=False)
+
+    assert comm.run_ranks(4, run) == [None, None, want, want]

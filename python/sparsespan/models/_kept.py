@@ -91,6 +91,12 @@ class CutLinear:
         """Bytes that this rank keeps."""
         return self.part.nbytes
 
+    def forget(self) -> None:
+        """A layer begins: what a pass that ended half-way had under way is let come, and not used."""
+        coming, self._plan, self._coming = self._coming, None, None
+        if coming is not None:
+            coming.wait()
+
     def travel(self, plan: cp.CpPlan) -> None:
         """Say how the ranks share the rows of the next call; where the weight is needed whole, it sets out."""
         self._plan = plan

@@ -179,6 +179,8 @@ class LayerWeights:
 
     def begin(self) -> None:
         """The layer begins: what other ranks lend of it is on its way, what the next one needs sets out."""
+        if isinstance(self.o, CutLinear):
+            self.o.forget()
         if self.lender is not None:
             if self.index == self.lender.layers[0] and self.lender.expected != self.index:
                 self.lender.reset()  # a pass ended half-way, on all ranks
