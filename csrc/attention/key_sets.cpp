@@ -23,6 +23,7 @@ KeySets::KeySets(const Tensor& indices, const Tensor& topk_length, std::int64_t 
     : indices_(indices),
       length_(topk_length),
       has_length_(topk_length.present),
+      keys_(keys),
       unit_(unit),
       heads_(heads),
       tile_rows_(tile_rows),
@@ -40,19 +41,20 @@ KeySet KeySets::operator[](std::int64_t place) const {
           .ranges = ranges_.data() + place * kSetTiles * blocks()};
 }
 
-// Sets the row's bits at its keys; false, and nothing set, when a key comes twice.
+// Sets the row's bits at its keys; false, and nothing set, when a key comes twice. Without validation a key out of
+// range is nobody's: it must not be a place to write to.
 bool KeySets::mark(std::int64_t row, std::uint64_t bits, std::uint64_t* words) const {
   const std::int64_t columns = has_length_ ? length_(row) : indices_.shape[1];
   bool repeated = false;
   for (std::int64_t j = 0; j < columns; ++j) {
     const std::int64_t key = indices_(row, j);
-    if (key == -1) continue;
+    if (key < 0 || key >= keys_) continue;
     repeated = repeated || (words[key] & bits) != 0;
     words[key] |= bits;
   }
   if (!repeated) return true;
   for (std::int64_t j = 0; j < columns; ++j) {
-    if (const std::int64_t key = indices_(row, j); key != -1) words[key] &= ~bits;
+    if (const std::int64_t key = indices_(row, j); key >= 0 && key < keys_) words[key] &= ~bits;
   }
   return false;
 }

@@ -53,6 +53,7 @@ class KeySets {
   IntView<2> indices_;
   IntView<1> length_;
   bool has_length_;
+  std::int64_t keys_;
   std::int64_t unit_;
   std::int64_t heads_;
   std::int64_t tile_rows_;

@@ -132,6 +132,26 @@ def test_scores_are_never_written_out(model):
     assert seen == []
 
 
+def test_bfloat16_stays_bfloat16(model, monkeypatch):
+    """transformers' indexer widens its queries and keys; ours and attention take them as they are."""
+    from sparsespan.integrations import transformers as ours
+
+    dtypes = {}
+    for name in ("select", "sparse_mha"):
+        real = getattr(ours.ops, name)
+
+        def look(*given, name=name, real=real):
+            dtypes[name] = [x.dtype for x in given[:3]]
+            return real(*given)
+
+        monkeypatch.setattr(ours.ops, name, look)
+    ids = torch.randint(2, 97, (1, 20))
+    got = logits(model.to(torch.bfloat16), "sparsespan", input_ids=ids)
+    assert dtypes["select"] == [torch.bfloat16, torch.bfloat16, torch.float32]
+    assert dtypes["sparse_mha"] == [torch.bfloat16] * 3
+    assert got.isfinite().all()
+
+
 def test_the_mask_is_one_range_per_row():
     from sparsespan.integrations.transformers import mask
 

@@ -6,7 +6,8 @@
 
 The model keeps its projections, caches and generation loop. What changes: the indexer's scores are never written out
 ([B, S, heads, T] in float32 otherwise), attention reads only the keys that the indexer chose, and a causal mask is kept
-as one range of keys per row instead of [B, 1, S, T]. Inference only.
+as one range of keys per row instead of [B, 1, S, T]. Inference only. How much time and memory that saves on a machine:
+``sparsespan bench --only transformers`` (a layer of DeepSeek-V3.2 beside eager and sdpa; some minutes, 16 GB).
 """
 
 from __future__ import annotations
