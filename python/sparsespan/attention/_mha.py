@@ -101,7 +101,7 @@ def sparse_mha(
     :func:`sparsespan.reference.attention.sparse_mha`.
 
     Rows that name each key at most once, as a top-k makes them, share staged keys with their neighbours: fastest where
-    neighbouring rows want much the same keys. The order of such a row's indices changes no bit, nor does a longer ``k``.
+    neighbouring rows want much the same keys. The order of such a row's indices changes no bit, nor does a longer k.
     """
     result: tuple[Any, Any] = call(
         _core.attention.sparse_mha, q, k, v, indices, sm_scale, topk_length, out_dtype or "", out, validate, threads
