@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib
+import os
 import pkgutil
 import sys
 
@@ -19,7 +22,27 @@ def main(argv: list[str] | None = None) -> int:
     for module in sorted(m.name for m in pkgutil.iter_modules(_commands.__path__) if not m.name.startswith("_")):
         importlib.import_module(f"{_commands.__name__}.{module}").register(commands)
     arguments = parser.parse_args(argv)
-    return int(arguments.run(arguments))
+    try:
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # what reads our output has seen enough, as head has: no error, and no more output
+        _discard_output()
+        return 141  # as a program that SIGPIPE ends
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _discard_output()
+        print(f"sparsespan {arguments.command}: output cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _discard_output() -> None:
+    """The interpreter flushes once more at its end, and that must not fail."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

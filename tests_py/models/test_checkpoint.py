@@ -84,6 +84,13 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("size", [0, 7])
+def test_files_without_a_header(tmp_path, size):
+    (tmp_path / "x").write_bytes(bytes(size))
+    with pytest.raises(CheckpointError, match=f"has {size} bytes, needs at least 8: it is cut off"):
+        TensorFile(tmp_path / "x")
+
+
 @pytest.mark.parametrize("header, data, length, words", HOSTILE)
 def test_hostile_files(tmp_path, header, data, length, words):
     write_raw(tmp_path / "x", header, data, length)

@@ -132,6 +132,7 @@ REFUSALS = {
     "dcp tp": (["--dcp", "2", "--tp", "4"], "dcp is 2 and tp 4, needs dcp = 4 (or 1)"),
     "zero": (["--cp", "0"], "cp is 0, needs at least 1"),
     "tokens": (["--max-new-tokens", "0"], "--max-new-tokens is 0, needs at least 1"),
+    "threads": (["--cp", "5000"], "the grid has 5000 ranks, threads give at most 1024"),
     "temperature": (["--temperature", "nan"], "--temperature is nan, needs at least 0"),
     "o_proj": (["--o-proj", "a2a_rs"], "o_proj is 'a2a_rs' and cp 1, needs ranks that share it"),
     "dense": (["--dense-until", "17"], "--dense-until is 17, needs at most index_topk = 16"),
@@ -152,6 +153,10 @@ def test_refusals(run, case):
 
 def test_prompts_are_refused(run, tmp_path):
     assert "the prompt is empty, needs at least one token" in run("v32", prompt=("--prompt", ""))[2]
+    assert (
+        f"--prompt-file {tmp_path} cannot be read: Is a directory"
+        in run("v32", prompt=("--prompt-file", str(tmp_path)))[2]
+    )
     assert "nothing.txt" in run("v32", prompt=("--prompt-file", str(tmp_path / "nothing.txt")))[2]
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait")
     code, _, err = run("v32", prompt=("--prompt-file", str(tmp_path / "latin.txt")))
@@ -188,6 +193,51 @@ def test_checkpoints_are_refused(paths, tmp_path, capsys):
     ):
         assert main(["run", path, "--prompt", PROMPT, "--max-new-tokens", "2"]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_what_reads_the_output_may_end_first(paths):
+    """As ``| head`` does: no error, and no rank is left behind."""
+    for options in ([], ["--tp", "2"], ["--pp", "2"]):
+        command = [sys.executable, "-m", "sparsespan.cli", "run", paths["v32"], "--prompt", "a", *options]
+        with subprocess.Popen(
+            [*command, "--ignore-eos", "--max-new-tokens", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ) as process:  # fmt: skip
+            process.stdout.read(1)
+            process.stdout.close()
+            err = process.stderr.read()
+            assert (process.wait(timeout=30), err) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_said(paths):
+    for command in (["run", paths["v32"], "--prompt", "a", "--max-new-tokens", "2"], ["doctor"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "sparsespan.cli", *command], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        assert done.returncode == 1 and "No space left on device" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_trace_that_cannot_be_written_is_refused_first(run, tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere" / "trace.json"):
+        code, out, err = run("v32", "--trace", str(path))
+        assert (code, out) == (2, "") and f"--trace is {str(path)!r}, needs a file in a directory that exists" in err
+
+
+def test_weights_are_looked_at(paths, tmp_path):
+    """A checkpoint whose norms are the same and whose matrices are not."""
+    twin = tmp_path / "twin"
+    shutil.copytree(paths["v32"], twin)
+    theirs = models.TensorFile(Path(paths["other"]) / "model.safetensors")
+    ours = models.TensorFile(Path(paths["v32"]) / "model.safetensors")
+    models.write_tensors(
+        twin / "model.safetensors",
+        {n: (ours if len(i.shape) == 1 else theirs).read(n) for n, i in ours.tensors.items()}, {"format": "pt"},
+    )  # fmt: skip
+    marks = [_run_rank.fingerprint(models.Checkpoint(path)) for path in (paths["v32"], twin)]
+    assert marks[0] != marks[1]
 
 
 def test_other_checkpoints_have_other_fingerprints(paths):

@@ -214,6 +214,8 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("sparsespan verify: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, IndexError, OSError, RuntimeError) as error:
         print(f"sparsespan verify: {error}", file=sys.stderr)
         return 2

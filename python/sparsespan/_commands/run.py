@@ -57,6 +57,8 @@ def _prompt(arguments: argparse.Namespace) -> str:
         return str(arguments.prompt_file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{arguments.prompt_file}: is no UTF-8 text ({error})") from None
+    except OSError as error:
+        raise ValueError(f"--prompt-file {arguments.prompt_file} cannot be read: {error.strerror or error}") from None
 
 
 def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], str]:
@@ -94,6 +96,8 @@ def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], 
 
 def _agreed(team: Any, words: str, mark: str, ranks: int) -> str:
     """Why not to begin, or nothing: on a program of processes, what any of them refuses, or has otherwise."""
+    if not words and team.size is None and ranks > 1024:
+        words = f"the grid has {ranks} ranks, threads give at most 1024: --backend mpi or gloo has more"
     if not words and team.size not in (None, ranks):
         words = f"the program has {team.size} ranks, the grid {ranks}: launch {ranks}"
     told = team.share({"words": words, "mark": mark})
@@ -130,12 +134,24 @@ def _handed_over(found: list[dict[str, Any]]) -> dict[str, Any]:
     return {"hand_over": {"bytes": sent, "planned_bytes": planned, "seconds": max(one["seconds"] for one in told)}}
 
 
-def _write_trace(path: Path, spans: list[Any]) -> None:
+def _require_end(arguments: argparse.Namespace, team: Any) -> None:
+    """What would fail only after the work; of processes only the leader writes."""
+    path = arguments.trace
+    if path is not None and team.leader and (path.is_dir() or not path.parent.is_dir()):
+        raise ValueError(f"--trace is {str(path)!r}, needs a file in a directory that exists")
+
+
+def _write_trace(path: Path, spans: list[Any]) -> bool:
     from ..pipeline import Trace, TraceSpan
 
     rows = [TraceSpan(rank, lane, name, a, b, {"bytes": n} if n else {}) for rank, lane, name, a, b, n in spans]
-    path.write_text(Trace(rows).to_json(), encoding="utf-8")
+    try:
+        path.write_text(Trace(rows).to_json(), encoding="utf-8")
+    except OSError as error:
+        print(f"sparsespan run: --trace {path} cannot be written: {error.strerror or error}", file=sys.stderr)
+        return False
     print(f"wrote {path}", file=sys.stderr)
+    return True
 
 
 @contextmanager
@@ -181,6 +197,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if not arguments.timeout > 0:
             raise ValueError(f"--timeout is {arguments.timeout:g}, needs more than 0 seconds")
         team = verification.open_team(arguments.backend)
+        _require_end(arguments, team)
         job, head, mark = _job(arguments, out)
     except (OSError, ValueError, TypeError) as refusal:
         words = str(refusal)
@@ -192,23 +209,24 @@ def _run(arguments: argparse.Namespace) -> int:
         document, spans = _document(head, _on_ranks(team, job, arguments.timeout))
     except KeyboardInterrupt:
         return _interrupted(team)
+    except BrokenPipeError:  # nobody reads on; the command ends as others do then
+        team.give_up(141)
+        raise
     except (ValueError, RuntimeError, OSError, TypeError) as error:
         print(f"\nsparsespan run: {error}", file=sys.stderr)
         team.give_up(1)
         return 1
-    if team.leader:
-        _told(arguments, job, document, spans)
+    code = _told(arguments, job, document, spans) if team.leader else 0
     team.close()
-    return 0
+    return code
 
 
-def _told(arguments: argparse.Namespace, job: Any, document: dict[str, Any], spans: list[Any]) -> None:
+def _told(arguments: argparse.Namespace, job: Any, document: dict[str, Any], spans: list[Any]) -> int:
     from ._run_text import table
 
     job.tell.end()
     print(json.dumps(document, allow_nan=False) if arguments.json else "\n" + table(document))
-    if arguments.trace is not None:
-        _write_trace(arguments.trace, spans)
+    return 0 if arguments.trace is None or _write_trace(arguments.trace, spans) else 1
 
 
 def _refused(team: Any, words: str) -> int:

@@ -97,6 +97,8 @@ class TensorFile:
             with path.open("rb") as file:
                 head = file.read(8)
                 length = int.from_bytes(head, "little")
+                if size < 8:
+                    raise CheckpointError(f"{path}: has {size} bytes, needs at least 8: it is cut off")
                 if len(head) < 8 or length > min(MAX_HEADER, size - 8):
                     raise CheckpointError(
                         f"{path}: its header claims {length} bytes, needs at most {min(MAX_HEADER, max(size - 8, 0))}: "
@@ -104,7 +106,7 @@ class TensorFile:
                     )
                 text = file.read(length)
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}") from None
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
         self._start = 8 + length
         self.tensors = self._parse(text)
         self._check_cover(size - self._start)
