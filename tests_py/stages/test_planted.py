@@ -9,7 +9,7 @@ from sparsespan.verification import stages
 # zigzag: blocks of 11, 10, 10, 10 tokens. In a flat split of 71 rows rank 1 begins with row 36. None: it depends on
 # which rows choose their own key.
 FIRST = {
-    "k-pe-half-split": (0, 1), "index-pairs": (0, 1), "q-pe-sign": (0, 1), "scale-of-576": (0, 1),
+    "k-pe-half-split": (0, 1), "index-pairs": (0, 1), "q-pe-sign": (0, 1), "scale-of-576": (0, 1), "no-mscale": (0, 1),
     "scale-twice": (0, 1), "index-weights": (0, 0), "fp8-divides": (0, 0), "lse-in-base-2": (0, 0),
     "merge-in-base-2": (0, 1), "merge-as-natural": (0, 1), "zero-for-none": (0, 0), "none-is-last": (0, 0),
     "no-diagonal": (0, 0), "future-key": (0, 0), "decode-length": None, "decode-position": (0, 41),
@@ -18,6 +18,7 @@ FIRST = {
 }  # fmt: skip
 WORDS = {
     "k-pe-half-split": "pairs are half-split", "q-pe-sign": "sign of sin", "scale-of-576": "576^-0.5: that of the",
+    "no-mscale": "lacks YaRN's mscale^2",
     "scale-twice": "is applied twice", "index-weights": "Hi^-0.5 = 32^-0.5 is not applied",
     "fp8-divides": "the fp8 scale divides where it should multiply", "lse-in-base-2": "lse is in base 2",
     "merge-in-base-2": "merged by 2^lse, their lse is natural (N = 2, S = 1)",

@@ -179,6 +179,33 @@ def test_what_is_not_known_is_said(worlds, rng):
         assert finding.verdicts == [] and finding.tested > 0
 
 
+def test_indices_of_another_layer(worlds):
+    """IndexShare gone wrong: the keys are those that the layer before chose."""
+    world = worlds.v32
+
+    def change(values, theirs):
+        values["indices"][:] = theirs.pieces["indices", 0][0].values
+
+    finding = diagnosed(world, change, layer=1)
+    assert (finding.stage, finding.bug) == ("indices", "IndexShare")
+    assert finding.verdicts[0].words == "the keys are those that layer 0 chose"
+
+
+def test_other_shapes(worlds):
+    """One rank's heads only; scores that are padded to the engine's own width."""
+    world = worlds.v32
+    ours = world.capture("one")
+    theirs = stages.Captured("theirs", world.prompts, world.decoded)
+    theirs.add("q_pe", 1, ours.get("q_pe", 1)[:, :4])
+    finding = stages.compare(ours, theirs, world.facts).finding
+    assert (finding.stage, finding.bug) == ("q_pe", "shape")
+    assert finding.verdicts[0].words == "rows of theirs have shape [4, 64], those of one [8, 64]"
+    wide = stages.Captured("wide", world.prompts, world.decoded)
+    scores = ours.get("index_scores", 1)
+    wide.add("index_scores", 1, np.pad(scores, ((0, 0), (0, 20)), constant_values=-np.inf))
+    assert stages.compare(ours, wide, world.facts).bits
+
+
 def test_nan_is_a_difference(worlds):
     def change(values, _):
         values["lse"][3, 1] = np.nan

@@ -184,7 +184,10 @@ def _planted(arguments: argparse.Namespace, session: _Session) -> int:
 
     layer = min(1, session.layers - 1)
     rows = []
+    plain = session.facts.dims.yarn_factor == 1
     for plant in stages.PLANTS.values():
+        if plant.yarn and plain:
+            continue
         report = stages.compare(
             session.get(plant.against), session.get(plant.grid, (plant.name, layer)), session.facts, arguments.tolerance
         )

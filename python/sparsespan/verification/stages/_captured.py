@@ -116,6 +116,10 @@ class Captured:
             )
         if places.size and not -1 <= places.min() <= places.max() < len(self.rows):
             raise IndexError(f"add: rows lie in {places.min()} to {places.max()}, needs -1 to {len(self.rows) - 1}")
+        if stage == "index_scores":  # engines pad to widths of their own
+            longest = int(np.diff(self.starts).max(initial=0))
+            values = values[:, :longest]
+            values = np.pad(values, ((0, 0), (0, longest - values.shape[1])), constant_values=-np.inf)
         kept = places >= 0
         kind = np.int64 if STAGES[stage].ids else np.float64
         piece = Piece(rank, places[kept].copy(), values[kept].astype(kind))

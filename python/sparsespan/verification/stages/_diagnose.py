@@ -14,6 +14,7 @@ from ._case import Case, Verdict
 from ._choice import choice, scores
 from ._compare import Difference, Line, compare_stages
 from ._facts import Facts
+from ._names import STAGES
 from ._rope import rope
 from ._scale import factors, moved_rows
 
@@ -112,6 +113,11 @@ class Report:
 
 
 def _verdicts(case: Case) -> tuple[list[Verdict], int]:
+    a, b = case.a.shape[1:], case.b.shape[1:]
+    if a != b and not STAGES[case.stage].ids:
+        told = f"rows of {case.second.name} have shape {list(b)}, those of {case.first.name} {list(a)}"
+        count = int(case.bad.sum())
+        return [Verdict("shape", told, f"needs {STAGES[case.stage].shape}", count, count, 0, "certain", 1)], 1
     found: dict[tuple[str, str], Verdict] = {}
     tested = 0
 

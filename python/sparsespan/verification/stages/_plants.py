@@ -31,6 +31,8 @@ class Plant:
         On which it shows.
     against : str
         What it is compared with.
+    yarn : bool
+        Whether it shows only in models with YaRN.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Plant:
     wrong: Callable[..., Any]
     grid: str = "one"
     against: str = "one"
+    yarn: bool = False
 
 
 def _flip(right: Any, x: Any, positions: Any, table: Any, interleaved: bool, **options: Any) -> Any:
@@ -195,6 +198,8 @@ _PLANTS = (
     Plant("q-pe-sign", "rope pairing", "queries are turned the other way round", "q_pe", _ROPE, _queries_back),
     Plant("scale-of-576", "scale placement", "softmax scale by the absorbed width", "attention", _MLA,
           _scaled(lambda s: 576**-0.5)),
+    Plant("no-mscale", "scale placement", "softmax scale without YaRN's mscale^2 (of factor 40)", "attention", _MLA,
+          _scaled(lambda s: s / (0.1 * np.log(40) + 1) ** 2), yarn=True),
     Plant("scale-twice", "scale placement", "softmax scale in the queries and in the kernel", "attention", _DCP,
           _dcp_scaled_twice, "dcp2"),
     Plant("index-weights", "scale placement", "index weights without Hi^-0.5", "index_weights",
