@@ -7,6 +7,7 @@ fast (every thread within 15 % of the best that this run has seen), slow (no thr
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -23,13 +24,14 @@ ORDER = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 
 
 def cpu_name() -> str:
+    """Name, family and model: what a virtual machine calls its CPU is often the same over generations."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
-        pass
-    return "unknown CPU"
+        return platform.processor() or "unknown CPU"
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = facts.get("model name", "unknown CPU")
+    return f"{name} (family {facts['cpu family']}, model {facts['model']})" if "cpu family" in facts else name
 
 
 @dataclass

@@ -66,6 +66,15 @@ def test_a_timing_counts_by_the_probe_around_it(bench):
     assert timing._pairs(ours, peer) == ([2.0, 3.0], 2)  # the slow pair is left out
 
 
+def test_a_cpu_is_named_with_its_generation(bench, monkeypatch):
+    session = bench("session")
+    text = "processor : 0\ncpu family : 25\nmodel : 17\nmodel name : Some CPU\n\nprocessor : 1\nmodel : 9\n"
+    monkeypatch.setattr(session.Path, "read_text", lambda path: text)
+    assert session.cpu_name() == "Some CPU (family 25, model 17)"
+    monkeypatch.setattr(session.Path, "read_text", lambda path: "processor : 0\nmodel name : ARM\n")
+    assert session.cpu_name() == "ARM"
+
+
 def test_the_clock_of_a_call_that_times_itself(bench):
     timing = bench("timing")
     assert timing._once(lambda: timing.Took(0.25), 1) == 0.25
