@@ -59,6 +59,7 @@ LOGITS, ROWS = "own logits alone", r"V3.2 T=\d+ .*"
 ONE, KINDS = "131072 -> 2048, normal", "131072 -> 2048, (?!normal).*"
 DECODING, BEST, OTHERS = "paged_select decode 128K, B = 1, fp8 K", "top-2048 of 131072", "top-2048, ties, zeros, sorted"
 CACHED, RANDOM = "sparse_mla prefill, 128 heads, KV in L3", "sparse_mla prefill, KV random over 1 GB"
+NUMPY, WIDENED = "numpy from the same fp8 pages", "numpy, keys float32 and in a row beforehand"
 ALONE = "select prefill over logits alone"
 CLASS = {"unit": MS, "value": "ours_ms", "most": True, "level": "amx"}
 
@@ -76,7 +77,9 @@ GOALS = [
     Goal("logits prefill, 64 heads x 128", 2.0, "x torch composed", "mqa_logits", ROWS, TORCH),
     Goal(f"{ALONE}, S >= 32K", 1.15, SLOWER, "select", r"V3.2 T=\d+ S=(?!8192 ).*", LOGITS, most=True),
     Goal(f"{ALONE}, S = 8K", 1.35, SLOWER, "select", r"V3.2 T=\d+ S=8192 .*", LOGITS, most=True),
-    Goal(DECODING, 15, "x NumPy", "paged_select", INDEX, "numpy from the same fp8 pages"),
+    Goal(DECODING, 15, "x NumPy (astype)", "paged_select", INDEX, NUMPY),
+    Goal(DECODING, 15, "x NumPy (table of codes)", "paged_select", INDEX, f"{NUMPY}, table of codes"),
+    Goal(DECODING, 15, "x NumPy (keys float32 before)", "paged_select", INDEX, WIDENED),
     Goal(DECODING, 2.0, op="paged_select", shape=INDEX, **CLASS),
     Goal(BEST, 8, "x torch.topk", "topk", ONE, "torch.topk"),
     Goal(BEST, 0.15, op="topk", shape=ONE, **CLASS),

@@ -55,7 +55,7 @@ class Session:
 
     def seconds(self) -> float:
         """The time for one comparison, all levels and peers together."""
-        return 3.0 if self.quick else 5.0
+        return 3.0 if self.quick else 4.0
 
     def top(self) -> str:
         return self.levels()[-1]
