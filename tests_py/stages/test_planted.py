@@ -89,6 +89,16 @@ def test_a_bug_in_a_is_said_to_be_in_a(worlds):
     assert (finding.stage, finding.layer, finding.bug, finding.suspect) == ("k_pe", 1, "rope pairing", "theirs")
 
 
+@pytest.mark.parametrize("name", ["merge-as-natural", "merge-in-base-2", "no-mscale", "k-pe-half-split", "lost-rank"])
+def test_classes_are_named_in_bfloat16(worlds, name):
+    """Rounding lets neighbours of the right answer pass, too: the nearest is named."""
+    plant = stages.PLANTS[name]
+    with stages.planted(name, 1):
+        theirs = worlds.v32.fresh(plant.grid + "@bf16")
+    finding = stages.compare(worlds.v32.capture("one@bf16"), theirs, worlds.v32.facts).finding
+    assert (finding.layer, finding.bug) == (1, plant.bug)
+
+
 def test_index_pairs_behind_a_hadamard_transform(worlds):
     world = worlds.v32
     with stages.planted("index-pairs", 1):

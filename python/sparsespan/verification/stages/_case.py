@@ -42,6 +42,8 @@ class Verdict:
         of them, or a scope that is narrower than the hypothesis.
     rank : int
         Smaller is more specific.
+    left : float
+        What the prediction leaves of the error, in the median row.
     """
 
     bug: str
@@ -52,6 +54,7 @@ class Verdict:
     spared: int
     sure: str
     rank: int = 5
+    left: float = 0.0
 
 
 class Case:
@@ -109,6 +112,10 @@ class Case:
             return None
         tried = np.ones(len(self.bad), bool) if rows is None else rows
         hit = self.matches(predicted) & tried
+        rest = np.zeros(len(hit))
+        if not STAGES[self.stage].ids:  # a row is explained only where the prediction is far nearer to b than a is
+            rest = row_errors(self.stage, predicted, self.b, self.even)
+            hit &= rest <= self.diff.errors / 3
         explained, of = int((hit & self.bad).sum()), int(self.bad.sum())
         if 2 * explained < of:
             return None
@@ -119,7 +126,8 @@ class Case:
         holds = f"{test}: {explained} of {of} rows that differ are as predicted"
         holds += f", {spared} rows more should differ and do not" if spared else ""
         sure = most if sure == "certain" else sure
-        return Verdict(bug, words, holds, explained, of, spared, sure, rank)
+        left = float(np.median(rest[hit & self.bad])) if explained else 0.0
+        return Verdict(bug, words, holds, explained, of, spared, sure, rank, left)
 
     def scope(self) -> str:
         """Where the rows that differ are, if not everywhere."""

@@ -129,7 +129,13 @@ def _verdicts(case: Case) -> tuple[list[Verdict], int]:
         tested += 1
         if verdict is not None:
             found.setdefault((verdict.bug, verdict.words), verdict)
-    best = sorted(found.values(), key=lambda v: (_SURE[v.sure], v.rank, -v.explained, v.spared))
+    if not case.even:
+        best = sorted(found.values(), key=lambda v: (_SURE[v.sure], v.rank, -v.explained, v.spared))
+        return best[:5], tested
+    # Coarse rounding lets neighbours of the right answer pass: the nearest is said first, and no two are certain.
+    best = sorted(found.values(), key=lambda v: (_SURE[v.sure], v.left))
+    if len({v.bug for v in best if v.left < 1.5 * best[0].left}) > 1:
+        best = [dataclasses.replace(v, sure="likely") if v.sure == "certain" else v for v in best]
     return best[:5], tested
 
 
