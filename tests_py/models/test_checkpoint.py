@@ -214,7 +214,7 @@ def test_hostile_index(tmp_path):
             Checkpoint(path)
         (path / INDEX).write_text(index)
     for change, words in (
-        (lambda d: d["weight_map"].update({name: "absent.safetensors"}), "absent.safetensors: cannot be read"),
+        (lambda d: d["weight_map"].update({name: "absent.safetensors"}), "absent.safetensors: is missing"),
         (
             lambda d: d["weight_map"].update({name: "model-00002-of-00002.safetensors"}),
             "which the index has in model-00002",
@@ -247,7 +247,7 @@ def test_folders_that_are_no_checkpoint(tmp_path, copy):
     with pytest.raises(CheckpointError, match="is no JSON"):
         Checkpoint(copy)
     shutil.copy(tmp_path / "copy" / "tokenizer.json", copy / "config.json")
-    with pytest.raises(CheckpointError, match="model_type is None"):
+    with pytest.raises(CheckpointError, match="model_type is missing"):
         Checkpoint(copy)
     (copy / "model.safetensors").unlink()
     (copy / "config.json").write_text(json.dumps(models.tiny_config("deepseek_v32")))

@@ -68,15 +68,15 @@ def test_index_share_of_glm():
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 9}
 REFUSALS = [
     ({"model_type": "llama"}, "model_type is 'llama', needs one of deepseek_v32, glm_moe_dsa"),
-    ({"model_type": None}, "model_type is None"),
+    ({"model_type": None}, "model_type is missing"),
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu', only 'silu' is supported"),
     ({"attention_bias": True}, "attention_bias is True"),
     ({"scoring_func": "softmax"}, "scoring_func is 'softmax'"),
     ({"topk_method": "greedy"}, "topk_method is 'greedy'"),
-    ({"hidden_size": "big"}, "hidden_size is 'big', needs a whole number >= 1"),
+    ({"hidden_size": "big"}, "hidden_size is 'big', needs a whole number from 1"),
     ({"hidden_size": True}, "hidden_size is True"),
     ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
-    ({"rms_norm_eps": None}, "rms_norm_eps is None, needs a number"),
+    ({"rms_norm_eps": None}, "rms_norm_eps is missing, needs a finite number"),
     ({"kv_lora_rank": 256}, "kv_lora is 256, needs 512"),
     ({"norm_topk_prob": 1}, "norm_topk_prob is 1, needs true or false"),
     ({"dtype": "int8"}, "dtype is 'int8'"),

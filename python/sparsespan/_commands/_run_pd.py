@@ -30,7 +30,7 @@ class PdJob(Job):
         groups = {**here.groups, "hand-over": here.world}
         for comm in groups.values():
             comm.reset_trace()
-        watch, came = models.Stopwatch(tuple(groups.values()), self.spans), [time.monotonic()]
+        watch, came = self.stopwatch(world, groups), [time.monotonic()]
         moved: list[models.HandOver] = []
 
         def on_hand_over(one: models.HandOver) -> None:

@@ -60,7 +60,7 @@ class Job:
         pool = model.pool(self.pool_tokens, self.grid.page_size)
         for comm in groups.values():  # joining is not part of what is counted
             comm.reset_trace()
-        watch, came = models.Stopwatch(tuple(groups.values()), self.spans), [time.monotonic()]
+        watch, came = self.stopwatch(world, groups), [time.monotonic()]
 
         def on_token(_: int, token: int) -> None:
             if self.stop.is_set():
@@ -77,6 +77,11 @@ class Job:
         phases = {"prefill_seconds": came[1] - came[0], "decode_seconds": came[-1] - came[1]}
         findings = self.findings(world, watch, groups, pool, phases)
         return findings | {"tokens": tokens, "load_seconds": came[0] - begun}
+
+    def stopwatch(self, world: Any, groups: dict[str, Any]) -> models.Stopwatch:
+        """Measures this rank's parts; on rank 0 what shows tokens also shows how far the prefill is."""
+        shows = getattr(self.tell, "progress", None) if world.rank == 0 else None
+        return models.Stopwatch(tuple(groups.values()), self.spans, shows)
 
     def findings(
         self, world: Any, watch: models.Stopwatch, groups: dict[str, Any], pool: models.KvPool,

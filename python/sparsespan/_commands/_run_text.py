@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
 __all__ = ["TokenPrinter", "table"]
 
 _WHOLE = 4  # bytes of the longest UTF-8 character: what waits longer is none
+
+_EVERY = 0.2  # seconds between two lines of progress
+_CLEAR = "\r\x1b[K"  # to the line's begin, and away with it
 
 
 class TokenPrinter:
@@ -16,8 +21,22 @@ class TokenPrinter:
     def __init__(self, tokenizer: Any, out: TextIO) -> None:
         self._tokenizer, self._out = tokenizer, out
         self._waiting: list[int] = []
+        self._begun = False  # tokens have come
+        self._shown = 0.0  # when progress was last written, 0: none stands there
+
+    def progress(self, tokens: int, of_tokens: int, layers: int, of_layers: int) -> None:
+        """Show on a terminal how far the prefill is, in one line that the text then takes the place of."""
+        now = time.monotonic()
+        if self._begun or now - self._shown < _EVERY or not sys.stderr.isatty():
+            return
+        self._shown = now
+        done = f"prefill: {tokens:,} of {of_tokens:,} tokens, layer {layers} of {of_layers}"
+        print(f"{_CLEAR}{done} (rank 0)", end="", file=sys.stderr, flush=True)
 
     def __call__(self, token: int) -> None:
+        if not self._begun and self._shown:
+            print(_CLEAR, end="", file=sys.stderr, flush=True)
+        self._begun = True
         self._waiting.append(token)
         text = self._tokenizer.decode(self._waiting)
         if not text.endswith("\ufffd") or len(self._waiting) >= _WHOLE:

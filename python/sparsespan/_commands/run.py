@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 import threading
@@ -52,9 +53,11 @@ def register(commands: Any) -> None:
 
 def _prompt(arguments: argparse.Namespace) -> str:
     if arguments.prompt_file is None:
+        if any("\ud800" <= c <= "\udfff" for c in arguments.prompt):  # Python's stand-ins for such bytes
+            raise ValueError("--prompt: is no UTF-8 text")
         return str(arguments.prompt)
     try:
-        return str(arguments.prompt_file.read_text(encoding="utf-8"))
+        return str(arguments.prompt_file.read_bytes().decode())  # as it stands there, line ends too
     except UnicodeDecodeError as error:
         raise ValueError(f"{arguments.prompt_file}: is no UTF-8 text ({error})") from None
     except OSError as error:
@@ -64,6 +67,7 @@ def _prompt(arguments: argparse.Namespace) -> str:
 def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], str]:
     """The work of a rank, the head of the document, and the fingerprint that all processes share."""
     from .. import models
+    from ..comm._ranks import MOST
     from ._run_pd import PdJob
     from ._run_rank import Job, fingerprint
     from ._run_text import TokenPrinter
@@ -73,7 +77,11 @@ def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], 
         least = int(name == "max_new_tokens")
         if not getattr(a, name) >= least:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(a, name)}, needs at least {least}")
+    if math.isinf(a.temperature):
+        raise ValueError(f"--temperature is {a.temperature}, needs a finite number")
     grid = grid_of(a)
+    if a.backend == "threads" and grid.ranks > MOST:
+        raise ValueError(f"grid: {grid.words} has {grid.ranks} ranks, needs at most {MOST} on threads")
     text = _prompt(a)
     checkpoint = models.Checkpoint(a.checkpoint)
     grid.require(checkpoint.config)
@@ -81,6 +89,11 @@ def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], 
         raise ValueError(f"--dense-until is {a.dense_until}, needs at most index_topk = {checkpoint.config.dims.topk}")
     tokenizer = models.open_tokenizer(a.checkpoint)
     prompt = tuple(tokenizer.encode(text))
+    if max(prompt, default=0) >= checkpoint.config.vocab_size:
+        raise ValueError(
+            f"{a.checkpoint}: tokenizer.json gives token {max(prompt)}, the model's vocabulary has "
+            f"{checkpoint.config.vocab_size}; needs the tokenizer of this model"
+        )
     room = grid.require_room(checkpoint.config, len(prompt), a.max_new_tokens, a.pool)
     settings = (grid, prompt, a.max_new_tokens, room, a.chunk, a.temperature, a.seed, not a.ignore_eos, a.dense_until)
     printer = TokenPrinter(tokenizer, out)
@@ -194,13 +207,13 @@ def _run(arguments: argparse.Namespace) -> int:
     team, job, mark, words = None, None, "", ""
     head: dict[str, Any] = {}
     try:
-        if not arguments.timeout > 0:
-            raise ValueError(f"--timeout is {arguments.timeout:g}, needs more than 0 seconds")
+        if not 0 < arguments.timeout < math.inf:
+            raise ValueError(f"--timeout is {arguments.timeout:g}, needs a finite number of seconds above 0")
         team = verification.open_team(arguments.backend)
         _require_end(arguments, team)
         job, head, mark = _job(arguments, out)
     except (OSError, ValueError, TypeError) as refusal:
-        words = str(refusal)
+        words = _in_words(refusal)
     if team is not None:
         words = _agreed(team, words, mark, job.grid.ranks if job is not None else 0)
     if team is None or job is None or words:
@@ -209,16 +222,22 @@ def _run(arguments: argparse.Namespace) -> int:
         document, spans = _document(head, _on_ranks(team, job, arguments.timeout))
     except KeyboardInterrupt:
         return _interrupted(team)
-    except BrokenPipeError:  # nobody reads on; the command ends as others do then
+    except BrokenPipeError:  # nobody reads the text any more
         team.give_up(141)
         raise
-    except (ValueError, RuntimeError, OSError, TypeError) as error:
-        print(f"\nsparsespan run: {error}", file=sys.stderr)
+    except (ValueError, RuntimeError, OSError, TypeError, MemoryError, OverflowError) as error:
+        print(f"\nsparsespan run: {_in_words(error)}", file=sys.stderr)
         team.give_up(1)
         return 1
     code = _told(arguments, job, document, spans) if team.leader else 0
     team.close()
     return code
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return f"out of memory: {error}" if isinstance(error, MemoryError) else str(error)
 
 
 def _told(arguments: argparse.Namespace, job: Any, document: dict[str, Any], spans: list[Any]) -> int:

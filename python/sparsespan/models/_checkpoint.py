@@ -84,6 +84,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: is no folder, needs the one with config.json")
         self.config = parse_config(read_json(self.path / "config.json", 1 << 24), str(self.path / "config.json"))
         self._file_of = self._open()
+        self._require_experts()
         self._hold_against(expected_tensors(self.config))
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -133,6 +134,16 @@ class Checkpoint:
         if absent:
             raise CheckpointError(f"{self.path / INDEX}: names what its shards do not hold: {_some(absent)}")
         return {name: files[shard] for name, shard in shards.items()}
+
+    def _require_experts(self) -> None:
+        """Refuse a number of experts that is far from what the files hold, before each is given its names."""
+        c = self.config
+        needs = 3 * c.n_routed_experts * c.mlp_layer_types.count("sparse")
+        if needs > 100_000 and needs > 2 * len(self._file_of):
+            raise CheckpointError(
+                f"{self.path}: tensors do not fit config.json; n_routed_experts = {c.n_routed_experts} needs {needs} "
+                f"tensors of experts, the files hold {len(self._file_of)} tensors in all"
+            )
 
     def _hold_against(self, expected: dict[str, tuple[int, ...]]) -> None:
         missing = [name for name in expected if name not in self._file_of]

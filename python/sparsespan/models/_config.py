@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from ._safetensors import CheckpointError
 __all__ = ["ModelConfig", "parse_config"]
 
 ARCHITECTURES = {"deepseek_v32": "DeepseekV32ForCausalLM", "glm_moe_dsa": "GlmMoeDsaForCausalLM"}
+MOST, MOST_LAYERS = 2**31 - 1, 10_000  # of a field, and of layers: each makes an entry before a file is opened
 # A field that changes the arithmetic, with the only value that is implemented.
 FIXED = {
     "hidden_act": "silu",
@@ -74,19 +76,24 @@ class _Fields:
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self.values, self.where = values, where
 
-    def whole(self, name: str, default: int | None = None, least: int = 1) -> int:
+    def whole(self, name: str, default: int | None = None, least: int = 1, most: int = MOST) -> int:
         value = self.values.get(name)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise CheckpointError(f"{self.where}: {name} is {value!r}, needs a whole number >= {least}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            has = self._has(name, value)
+            raise CheckpointError(f"{self.where}: {has}, needs a whole number from {least} to {most}")
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
+    def number(self, name: str, default: float | None = None, least: float = 0.0) -> float:
         value = self.values.get(name)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise CheckpointError(f"{self.where}: {name} is {value!r}, needs a number")
+        # JSON as Python reads it has NaN and Infinity.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= sys.float_info.max:
+            raise CheckpointError(f"{self.where}: {self._has(name, value)}, needs a finite number >= {least:g}")
         return float(value)
+
+    def _has(self, name: str, value: Any) -> str:
+        return f"{name} is missing" if value is None else f"{name} is {value!r}"
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.values.get(name)
@@ -99,12 +106,13 @@ class _Fields:
 def _rope(fields: _Fields) -> dict[str, Any]:
     """Fields of LayerDims out of ``rope_parameters`` (new) or ``rope_theta`` and ``rope_scaling`` (old)."""
     values, where = fields.values, fields.where
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    spelled = (values.get(name) for name in ("rope_parameters", "rope_scaling"))
+    rope: Any = next((one for one in spelled if one not in (None, {})), {})
     if not isinstance(rope, Mapping):
         raise CheckpointError(f"{where}: rope_parameters is {rope!r}, needs an object")
     inner = _Fields({"rope_theta": values.get("rope_theta"), **rope}, f"{where}: rope_parameters")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    found: dict[str, Any] = {"theta": inner.number("rope_theta", 1e4)}
+    found: dict[str, Any] = {"theta": inner.number("rope_theta", 1e4, least=1)}
     if kind == "default":
         return found
     if kind != "yarn":
@@ -116,7 +124,7 @@ def _rope(fields: _Fields) -> dict[str, Any]:
     if all_dim and not mscale:
         raise CheckpointError(f"{where}: rope_parameters has mscale_all_dim without mscale, which is not supported")
     return found | {
-        "yarn_factor": inner.number("factor"),
+        "yarn_factor": inner.number("factor", least=1),
         "yarn_original": inner.whole("original_max_position_embeddings"),
         "yarn_beta_fast": inner.number("beta_fast", 32),
         "yarn_beta_slow": inner.number("beta_slow", 1),
@@ -213,19 +221,25 @@ def parse_config(values: Any, where: str = "config.json") -> ModelConfig:
     if not isinstance(values, Mapping):
         raise CheckpointError(f"{where}: is no JSON object")
     kind = values.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise CheckpointError(f"{where}: model_type is {kind!r}, needs one of {', '.join(ARCHITECTURES)}")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        has = "missing" if kind is None else repr(kind)
+        raise CheckpointError(f"{where}: model_type is {has}, needs one of {', '.join(ARCHITECTURES)}")
+    named = values.get("architectures")
+    if named is not None and named != [ARCHITECTURES[kind]]:
+        raise CheckpointError(f"{where}: architectures is {named!r}, needs {[ARCHITECTURES[kind]]!r} for {kind}")
     for name, wanted in FIXED.items():
         if values.get(name) not in (None, wanted):
             raise CheckpointError(f"{where}: {name} is {values[name]!r}, only {wanted!r} is supported")
     fields = _Fields(values, where)
-    layers = fields.whole("num_hidden_layers")
+    layers = fields.whole("num_hidden_layers", most=MOST_LAYERS)
     indexers, mlps = _kinds(fields, layers)
-    dtype = values.get("dtype") or values.get("torch_dtype") or "bfloat16"
+    dtype = next((values[name] for name in ("dtype", "torch_dtype") if values.get(name) is not None), "bfloat16")
     if dtype not in ("float32", "bfloat16", "float16"):
         raise CheckpointError(f'{where}: dtype is {dtype!r}, needs "float32", "bfloat16" or "float16"')
     try:
         dims = _dims(fields)
+    except CheckpointError:  # names the file itself
+        raise
     except ValueError as error:
         raise CheckpointError(f"{where}: {error}") from None
     experts, groups = fields.whole("n_routed_experts", 256), fields.whole("n_group", 1)
@@ -242,7 +256,7 @@ def parse_config(values: Any, where: str = "config.json") -> ModelConfig:
         num_hidden_layers=layers,
         vocab_size=fields.whole("vocab_size"),
         intermediate_size=fields.whole("intermediate_size"),
-        moe_intermediate_size=fields.whole("moe_intermediate_size", 1),
+        moe_intermediate_size=fields.whole("moe_intermediate_size", None if "sparse" in mlps else 1),
         n_routed_experts=experts,
         n_shared_experts=fields.whole("n_shared_experts", 1),
         num_experts_per_tok=chosen,

@@ -11,7 +11,7 @@ from ..cp import gather_rows
 from ._pool import KvPool
 from ._relay import Relay, giving_up_together
 from ._steps import Step, prefill_steps
-from ._stopwatch import stage_span
+from ._stopwatch import layer_done, stage_span
 
 if TYPE_CHECKING:
     from ._model import Model
@@ -30,17 +30,18 @@ def prefill(
     steps = prefill_steps(prompts, pool.lengths(requests).tolist(), chunk, model.ranks)
     result = np.empty((len(prompts), model.config.vocab_size), np.float32)
     with giving_up_together(model.ranks):
-        relay = _relay(model)
+        relay, done, tokens_in_all = _relay(model), 0, sum(len(p) for p in prompts)
         for step in _ahead(steps, relay):
             batch = [requests[b] for b in step.prompts]
             pool.caches.block_table = pool.table(batch)
             came = relay.take()
             with stage_span(relay, f"prefill {step.number}"):
-                ends = _pass(model, step, pool, relay, came, threads)
+                ends = _pass(model, step, pool, relay, came, threads, (done, tokens_in_all))
                 if ends is not None and step.ended:
                     behind = np.ascontiguousarray(ends[step.ended])
                     result[[step.prompts[n] for n in step.ended]] = model.logits(behind, threads)
             pool.advance(batch, step.new)
+            done += sum(step.new)
         relay.end()
     return result if relay.last else None
 
@@ -95,15 +96,18 @@ def _ahead(steps: Iterable[Step], relay: Relay) -> Iterator[Step]:
         yield ready
 
 
-def _pass(model: Model, step: Step, pool: KvPool, relay: Relay, came: Any, threads: int) -> Any:
+def _pass(
+    model: Model, step: Step, pool: KvPool, relay: Relay, came: Any, threads: int, tokens: tuple[int, int]
+) -> Any:
     """Run the layers of this rank over one chunk; on the last stage hidden rows of the requests' last tokens."""
     on = model.ranks
     hidden, indices = came or (model.embed(step.mine()), None)
-    for layer in model.layers:
+    for n, layer in enumerate(model.layers):
         hidden, indices = layer.prefill(
             hidden, step.plan, pool.caches, on.cp, tp=on.tp, dcp=on.dcp, indices=indices, threads=threads
         )
         relay.poll()
+        layer_done(*tokens, n + 1, len(model.layers))
     if not relay.last:
         relay.give(step.number, step.batch, hidden, indices)
         return None

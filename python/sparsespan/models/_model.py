@@ -105,10 +105,13 @@ class Model:
         kv, index = LAYOUTS[self.dtype.name]
         mine = [layer.index for layer in self.layers]
         full = [layer.index for layer in self.layers if not layer.shared]
-        caches = PagedCaches(
-            mine, pages, page_size, kv_layout or kv, index_layout or index, full,
-            index_pages=pages * copies,
-        )  # fmt: skip
+        try:
+            caches = PagedCaches(
+                mine, pages, page_size, kv_layout or kv, index_layout or index, full,
+                index_pages=pages * copies,
+            )  # fmt: skip
+        except (MemoryError, OverflowError) as error:
+            raise MemoryError(f"pool: {tokens} tokens of {len(mine)} layers: {error}; needs a smaller pool") from None
         return KvPool(caches, pages, held)
 
     def pool_for(self, lengths: Sequence[int]) -> KvPool:

@@ -94,6 +94,8 @@ class MoE:
         self.config = config
         self.gate = Linear(tensors["mlp.gate.weight"])
         self.bias = np.asarray(tensors["mlp.gate.e_score_correction_bias"], np.float32)
+        if not np.isfinite(self.bias).all():  # it only orders experts: no later value would show it
+            raise ValueError("load: mlp.gate.e_score_correction_bias holds NaN or infinity, needs finite numbers")
         self._ranks = ExpertRanks(experts or tp, tp)
         self.experts = {e: Mlp(tensors, f"mlp.experts.{e}") for e in self._ranks.mine(config.n_routed_experts)}
         self.shared = Mlp(tensors, "mlp.shared_experts", tp, how)

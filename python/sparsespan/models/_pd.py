@@ -57,7 +57,10 @@ class PdGrid:
     def require(self, config: ModelConfig) -> None:
         """Refuse a model that either grid does not divide, as :meth:`Grid.require`."""
         self.prefill.require(config)
-        self.decode.require(config)
+        try:
+            self.decode.require(config)
+        except ValueError as refusal:
+            raise ValueError(f"decode {refusal}") from None
 
     def place(self, rank: int) -> dict[str, Any]:
         """Where a rank stands: its ``side``, and its place in that grid as of :meth:`Grid.place`."""

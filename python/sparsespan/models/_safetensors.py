@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,15 +62,25 @@ def _no_duplicates(path: Path) -> Any:
 def read_json(path: Path, limit: int) -> Any:
     """One JSON document of at most ``limit`` bytes, no key twice in an object."""
     try:
-        if path.stat().st_size > limit:
-            raise CheckpointError(f"{path}: has {path.stat().st_size} bytes, needs at most {limit}")
+        if (size := _size(path)) > limit:
+            raise CheckpointError(f"{path}: has {size} bytes, needs at most {limit}")
         return json.loads(path.read_bytes(), object_pairs_hook=_no_duplicates(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: is missing") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number of thousands of digits
         raise CheckpointError(f"{path}: is no JSON: {error}") from None
+
+
+def _size(path: Path) -> int:
+    """Bytes of a regular file: to open a pipe would wait for somebody to write into it."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise CheckpointError(f"{path}: cannot be read: is no regular file")
+    return found.st_size
 
 
 def _whole(value: Any) -> bool:
@@ -93,7 +104,7 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            size = path.stat().st_size
+            size = _size(path)
             with path.open("rb") as file:
                 head = file.read(8)
                 length = int.from_bytes(head, "little")
@@ -105,6 +116,8 @@ class TensorFile:
                         "the file is cut off or no safetensors file"
                     )
                 text = file.read(length)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: is missing") from None
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
         self._start = 8 + length
@@ -115,7 +128,9 @@ class TensorFile:
     def _parse(self, text: bytes) -> dict[str, TensorInfo]:
         try:
             header = json.loads(text, object_pairs_hook=_no_duplicates(self.path))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except CheckpointError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.path}: its header is no JSON: {error}") from None
         if not isinstance(header, dict):
             raise CheckpointError(f"{self.path}: its header is no JSON object")

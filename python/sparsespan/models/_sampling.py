@@ -43,7 +43,9 @@ def sample(
         raise ValueError(f"sample: row {int(np.argmax(np.isnan(logits).any(axis=1)))} of logits holds NaN")
     if temperature == 0:
         return np.asarray(logits.argmax(axis=1))
-    noisy = logits.astype(np.float64) / temperature
+    best = logits.max(axis=1, keepdims=True).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # what a tiny temperature puts out of reach is -inf
+        noisy = (logits - best) / temperature
     for row, name in enumerate(draws if draws is not None else [(row, 0) for row in range(len(logits))]):
         noisy[row] += np.random.default_rng([seed, *name]).gumbel(size=logits.shape[1])
     return np.asarray(noisy.argmax(axis=1))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._relay import Relay
 
-__all__ = ["PARTS", "Stopwatch", "stage_span", "timed"]
+__all__ = ["PARTS", "Stopwatch", "layer_done", "stage_span", "timed"]
 
 PARTS = ("indexer", "select", "attention", "linear")
 _here = threading.local()
@@ -26,6 +26,9 @@ class Stopwatch:
         Time that they spend in calls is theirs, and not that of the part that calls.
     spans : bool
         Whether to keep every span, for a trace.
+    on_layer : callable, optional
+        Called in a prefill, when a layer is done, with (tokens of passes that are done, of all passes, layers of this
+        pass that are done, of this rank).
 
     Attributes
     ----------
@@ -38,7 +41,11 @@ class Stopwatch:
         The same for each pass of a pipeline stage.
     """
 
-    def __init__(self, comms: Sequence[Any] = (), spans: bool = False) -> None:
+    def __init__(
+        self, comms: Sequence[Any] = (), spans: bool = False,
+        on_layer: Callable[[int, int, int, int], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.on_layer = on_layer
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self.spans: list[tuple[str, float, float]] = []
         self.passes: list[tuple[str, float, float]] = []
@@ -78,6 +85,13 @@ def stage_span(relay: Relay, what: str) -> Iterator[None]:
     yield
     if watch is not None and watch.keeps and relay.stages > 1:
         watch.passes.append((f"stage {relay.stage} {what}", start, time.monotonic()))
+
+
+def layer_done(tokens: int, of_tokens: int, layers: int, of_layers: int) -> None:
+    """Tell how far a prefill is, where this thread has a stopwatch that wants to know."""
+    watch = getattr(_here, "watch", None)
+    if watch is not None and watch.on_layer is not None:
+        watch.on_layer(tokens, of_tokens, layers, of_layers)
 
 
 def timed(part: str, work: Callable[..., Any], *args: Any, **options: Any) -> Any:

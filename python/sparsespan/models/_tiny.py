@@ -150,7 +150,7 @@ def write_tiny(
     Raises
     ------
     ValueError
-        A model, dtype or number of shards that does not exist, a folder that is not empty.
+        A model or dtype that does not exist, more shards than tensors, a folder that is not empty.
     """
     if dtype not in ("float32", "bfloat16", "float16", "float8"):
         raise ValueError(f'write_tiny: dtype is {dtype!r}, needs "float32", "bfloat16", "float16" or "float8"')
@@ -162,7 +162,11 @@ def write_tiny(
             "quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic",
         }  # fmt: skip
     tensors = _tensors(config, seed, dtype)
+    if shards > len(tensors):
+        raise ValueError(f"write_tiny: shards is {shards}, needs at most {len(tensors)}, one for each tensor")
     folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"write_tiny: {folder} is a file, needs a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise ValueError(f"write_tiny: {folder} is not empty, needs a new folder")
@@ -182,10 +186,9 @@ def write_tiny(
 
 def _write_shards(folder: Path, tensors: dict[str, np.ndarray], shards: int) -> None:
     names = list(tensors)
-    step = -(-len(names) // shards)
     places: dict[str, str] = {}
     for n in range(shards):
-        part = names[n * step : (n + 1) * step]
+        part = names[n * len(names) // shards : (n + 1) * len(names) // shards]
         file = f"model-{n + 1:05d}-of-{shards:05d}.safetensors"
         write_tensors(folder / file, {name: tensors[name] for name in part}, {"format": "pt"})
         places |= dict.fromkeys(part, file)

@@ -45,7 +45,9 @@ class ByteTokenizer:
             plain = plain and not document["pre_tokenizer"]["add_prefix_space"]
             if not plain:
                 return None
-            return cls([model["vocab"][c] for c in byte_alphabet()], {t["content"]: t["id"] for t in added})
+            ids, special = [model["vocab"][c] for c in byte_alphabet()], {t["content"]: t["id"] for t in added}
+            plain = all(type(token) is int and token >= 0 for token in [*ids, *special.values()])
+            return cls(ids, special) if plain and all(text and isinstance(text, str) for text in special) else None
         except (KeyError, TypeError):
             return None
 
