@@ -11,6 +11,7 @@ import pkgutil
 import sys
 
 from . import _commands
+from ._commands._leaving import leave
 
 __all__ = ["main"]
 
@@ -25,6 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
+    except KeyboardInterrupt:  # before a command's own work has begun
+        print(f"\nsparsespan {arguments.command}: interrupted", file=sys.stderr)
+        return leave(130)
     except BrokenPipeError:  # what reads our output has seen enough, as head has: no error, and no more output
         _discard_output()
         return 141  # as a program that SIGPIPE ends

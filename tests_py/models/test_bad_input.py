@@ -164,6 +164,15 @@ def test_a_closed_pipe_ends_without_a_traceback(tiny, grid):
     assert "Traceback" not in said
 
 
+def test_an_interrupt_before_the_ranks_begin_ends_with_130(tiny, capsys, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparsespan.models.Checkpoint", interrupt)
+    code, said = _run(capsys, tiny)
+    assert (code, said.err) == (130, "\nsparsespan run: interrupted\n")
+
+
 def test_line_ends_of_a_prompt_file_are_kept(tiny, tmp_path, capsys):
     (tmp_path / "prompt").write_bytes(b"a\r\nb")
     command = ["run", str(tiny), "--prompt-file", str(tmp_path / "prompt"), "--max-new-tokens", "1", "--json"]

@@ -193,6 +193,18 @@ def _dims(fields: _Fields) -> LayerDims:
     )
 
 
+def _architecture(values: Mapping[str, Any], where: str) -> str:
+    """The model_type, if it is one that is implemented."""
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        has = "missing" if kind is None else repr(kind)
+        raise CheckpointError(f"{where}: model_type is {has}, needs one of {', '.join(ARCHITECTURES)}")
+    named = values.get("architectures")
+    if named is not None and named != [ARCHITECTURES[kind]]:
+        raise CheckpointError(f"{where}: architectures is {named!r}, needs {[ARCHITECTURES[kind]]!r} for {kind}")
+    return kind
+
+
 def parse_config(values: Any, where: str = "config.json") -> ModelConfig:
     """Read the fields of a config.json.
 
@@ -220,13 +232,7 @@ def parse_config(values: Any, where: str = "config.json") -> ModelConfig:
     """
     if not isinstance(values, Mapping):
         raise CheckpointError(f"{where}: is no JSON object")
-    kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        has = "missing" if kind is None else repr(kind)
-        raise CheckpointError(f"{where}: model_type is {has}, needs one of {', '.join(ARCHITECTURES)}")
-    named = values.get("architectures")
-    if named is not None and named != [ARCHITECTURES[kind]]:
-        raise CheckpointError(f"{where}: architectures is {named!r}, needs {[ARCHITECTURES[kind]]!r} for {kind}")
+    kind = _architecture(values, where)
     for name, wanted in FIXED.items():
         if values.get(name) not in (None, wanted):
             raise CheckpointError(f"{where}: {name} is {values[name]!r}, only {wanted!r} is supported")
