@@ -119,9 +119,8 @@ def test_tokens_that_are_no_numbers_are_refused(copy):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--cp", "1000000"], "has 1000000 ranks, needs at most 1024 on threads"),
         (["--temperature", "inf"], "--temperature is inf, needs a finite number"),
-        (["--timeout", "inf"], "--timeout is inf, needs a finite number of seconds"),
+        (["--timeout", "inf"], "--timeout is inf, needs more than 0 seconds, and a finite number"),
         (
             ["--trace", "/nowhere/trace.json"],
             "--trace is '/nowhere/trace.json', needs a file in a directory that exists",

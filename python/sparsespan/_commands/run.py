@@ -67,7 +67,6 @@ def _prompt(arguments: argparse.Namespace) -> str:
 def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], str]:
     """The work of a rank, the head of the document, and the fingerprint that all processes share."""
     from .. import models
-    from ..comm._ranks import MOST
     from ._run_pd import PdJob
     from ._run_rank import Job, fingerprint
     from ._run_text import TokenPrinter
@@ -80,8 +79,6 @@ def _job(arguments: argparse.Namespace, out: Any) -> tuple[Any, dict[str, Any], 
     if math.isinf(a.temperature):
         raise ValueError(f"--temperature is {a.temperature}, needs a finite number")
     grid = grid_of(a)
-    if a.backend == "threads" and grid.ranks > MOST:
-        raise ValueError(f"grid: {grid.words} has {grid.ranks} ranks, needs at most {MOST} on threads")
     text = _prompt(a)
     checkpoint = models.Checkpoint(a.checkpoint)
     grid.require(checkpoint.config)
@@ -208,7 +205,7 @@ def _run(arguments: argparse.Namespace) -> int:
     head: dict[str, Any] = {}
     try:
         if not 0 < arguments.timeout < math.inf:
-            raise ValueError(f"--timeout is {arguments.timeout:g}, needs a finite number of seconds above 0")
+            raise ValueError(f"--timeout is {arguments.timeout:g}, needs more than 0 seconds, and a finite number")
         team = verification.open_team(arguments.backend)
         _require_end(arguments, team)
         job, head, mark = _job(arguments, out)

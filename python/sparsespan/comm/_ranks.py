@@ -18,7 +18,7 @@ from ._threads import ThreadComm
 
 __all__ = ["run_ranks"]
 
-MOST = 1024  # ranks of a ThreadComm
+_MOST = 1024  # ranks of a ThreadComm
 _THREADS = 2**31 - 1
 _GRACE = 5.0  # seconds beyond a group's timeout for ranks that are not waiting for anybody
 
@@ -98,8 +98,8 @@ def _count(argument: str, value: Any) -> int:
 
 
 def _check(n: Any, fn: Any, threads_per_rank: Any, timeout: Any) -> None:
-    if not 1 <= _count("n", n) <= MOST:
-        raise ValueError(f"run_ranks: n is {n}, needs 1 to {MOST} ranks")
+    if not 1 <= _count("n", n) <= _MOST:
+        raise ValueError(f"run_ranks: n is {n}, needs 1 to {_MOST} ranks")
     if not callable(fn):
         raise TypeError(f"run_ranks: fn is {fn!r}, needs a function of the rank's Communicator")
     if threads_per_rank is not None and not 1 <= _count("threads_per_rank", threads_per_rank) <= _THREADS:
