@@ -1,6 +1,5 @@
 """Looking at a model's values: every value is shown with its rows, and looking changes nothing."""
 
-
 from sparsespan import models
 
 SMALL = {"index_topk": 16, "n_routed_experts": 4, "num_hidden_layers": 2, "first_k_dense_replace": 1}

@@ -67,7 +67,10 @@ def test_the_table_of_plants(verify, monkeypatch):
     ("options", "words"),
     [
         (["--stages", "one"], "--stages has 1 names, needs two: A and B"),
-        (["--stages", "one", "xx"], "'xx' is no grid, needs one, transformers, a file.npz, or groups such as tp2"),
+        (
+            ["--stages", "one", "xx"],
+            "'xx' is no grid, needs one, or tp, cp, dcp, pp with their sizes such as tp2xcp2, transformers, or a file",
+        ),
         (["--stages", "one", "tp3"], "tp is 3, which does not divide num_attention_heads = 8"),
         (["--stages", "one", "transformers@fp8"], "transformers runs in f32 or bf16"),
         (["--stages", "one", "none.npz"], "none.npz: is no .npz file of plain arrays"),

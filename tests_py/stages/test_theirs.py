@@ -241,7 +241,7 @@ def test_refusals(worlds, tmp_path):
         (lambda: stages.compare(world.capture("one"), theirs, world.facts), "ran over other tokens, needs the same"),
         (lambda: stages.compare(theirs, theirs, world.facts), "have no stage of a layer in common"),
         (lambda: stages.Captured.load(tmp_path / "none.npz"), "is no .npz file of plain arrays"),
-        (lambda: stages.capture(world.path, [[1]], grid="cp2:sideways"), "'sideways' is none of zigzag"),
+        (lambda: stages.capture(world.path, [[1]], grid="cp2:sideways"), "'sideways' is none of scheme: zigzag"),
         (lambda: stages.capture(world.path, [[1]], grid="one@int4"), "'int4' is no precision"),
         (lambda: stages.capture(world.path, [[1]], grid="xp2"), "'xp2' is no grid"),
     ):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from typing import Any
 
 from ... import models
-from .._case import COMBINES, INDEX_KS, O_PROJS, SCHEMES
+from .._grid_names import grid_named
 
 __all__ = ["GRIDS", "Way", "ways"]
 
@@ -20,7 +18,6 @@ GRIDS = (
     "dcp2", "dcp2:ar:sharded", "dcp4", "dcp4:ag_rs:sharded", "dcp4:ar:sharded_routed", "dcp4:a2a:gathered",
     "tp2xcp2", "pp2", "pp2xcp2", "pp2xdcp2", "tp2xcp2xpp2", "cp2-to-tp2", "cp2-to-tp2xdcp2", "cp4-to-tp2xdcp2",
 )  # fmt: skip
-_AXES = ("tp", "cp", "dcp", "pp")
 _PAGE, _DECODE_PAGE = 16, 8  # requests share no page, and have several
 
 
@@ -59,29 +56,11 @@ class Way:
         return found if adds else (*found, "decode", "forced")
 
 
-_OPTIONS = {"scheme": SCHEMES[:-1], "combine": COMBINES, "index_k": INDEX_KS, "o_proj": O_PROJS}
-
-
-def _option(word: str) -> tuple[str, str]:
-    for field, known in _OPTIONS.items():
-        if word in known:
-            return field, word
-    words = "; ".join(f"{field}: {', '.join(known)}" for field, known in _OPTIONS.items())
-    raise ValueError(f"--grids: {word!r} is none of {words}")
-
-
 def _grid(text: str, page: int) -> models.Grid:
-    head, *options = text.split(":")
-    fields: dict[str, Any] = {}
-    for part in () if head == "one" else head.split("x"):
-        axis = re.fullmatch(r"([a-z]+)([0-9]{1,4})", part)
-        if axis is None or axis[1] not in _AXES or axis[1] in fields:
-            raise ValueError(
-                f"--grids: {text!r} is no grid, needs one, or {', '.join(_AXES)} with their sizes "
-                "such as tp2xcp2 (or two of these such as cp4-to-tp2xdcp2)"
-            )
-        fields[axis[1]] = int(axis[2])
-    return models.Grid(**{"tp": fields.get("dcp", 1), "page_size": page} | fields | dict(map(_option, options)))
+    try:
+        return grid_named(text, page, " (or two of these such as cp4-to-tp2xdcp2)")
+    except ValueError as refusal:
+        raise ValueError(f"--grids: {refusal}") from None
 
 
 def _way(name: str) -> Way:
