@@ -61,9 +61,11 @@ def test_gloo_faults(gloo, fault):
 
 @needs_torch
 def test_gloo_names_who_is_late(gloo):
+    # Who skips or leaves may be gone, connections closed, before anybody's time is up: that ends the others at once.
     for name in ("skips", "leaves", "slow"):
         late = [end for end in gloo.jobs[name] if end["word"] == "CommTimeout"]
-        assert late and all(end["named"] == [faults.CULPRIT] for end in late), late
+        assert late or name != "slow", gloo.jobs[name]
+        assert all(end["named"] == [faults.CULPRIT] for end in late), late
 
 
 @needs_torch
