@@ -1,7 +1,8 @@
 """`python layer_process.py KIND LENGTH`: time and peak memory of one forward of DeepSeek-V3.2's attention module.
 
 KIND is an attn_implementation of transformers: sparsespan, eager or sdpa. Random weights at the real sizes, bfloat16;
-which keys a row attends to is what the module's own indexer says. Prints one JSON line.
+which keys a row attends to is what the module's own indexer says. Prints one JSON line; `others` in it is what
+others took of the time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 import sys
 import time
 from pathlib import Path
+
+from quiet import Waits, come_to_rest
 
 
 def _status(key: str) -> int:
@@ -70,14 +73,15 @@ def main() -> None:
     linear = _linear_seconds(torch, module)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    start, cpu = time.perf_counter(), time.process_time()
+    come_to_rest()
+    waits, start, cpu = Waits(torch.get_num_threads()), time.perf_counter(), time.process_time()
     out = module(hidden, cos_sin, mask)[0]
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    seconds, cpu, others = time.perf_counter() - start, time.process_time() - cpu, waits.share()
     peak = _status("VmHWM")
     sample = out[0, :: length // 8, :16].float().flatten().tolist()
     told = {
         "seconds": seconds, "cpu_seconds": cpu, "linear_seconds": linear[0], "peak": peak, "grown": peak - before,
-        "sample": sample,
+        "sample": sample, "others": others,
     }  # fmt: skip
     print(json.dumps(told))
 

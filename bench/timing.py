@@ -1,8 +1,12 @@
 """Ours and the peers take turns, so that a drift of the machine hits all alike.
 
-Thread pools (OpenBLAS's, libgomp's) spin for some milliseconds after their last work, and whoever comes next would
-share the cores with them: every turn starts with a pause that lets them come to rest, and one untimed call then wakes
-the turn's own pool.
+Every sample stands in a bracket of two probes and begins with the process at rest (see quiet.py). Ours and the probe
+run on one pool, which an untimed call wakes: rest, call, probe, timed, probe. A peer may have a pool of its own that
+spins on after its last work: a probe right behind it would be judged by the peer's own threads, and the probe's pool
+would spin into the peer's call. So its bracket is wider: rest, probe, rest, call, timed, rest, probe.
+
+What lasts is judged by what happened meanwhile too, because two probes of 0.2 ms say little of the seconds between
+them: others may have taken 5 % of the time. A probe that one interrupt hit is made again there (three times at most).
 """
 
 from __future__ import annotations
@@ -13,14 +17,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from quiet import Waits, come_to_rest
 from session import SESSION, median, quartiles
 
-from sparsespan import _core, set_max_isa
+from sparsespan import _core, num_threads, set_max_isa
 from sparsespan._runtime import max_isa
 
 __all__ = ["Took", "compare", "interleaved"]
 
-SETTLE_SECONDS = 0.03
+REST_SECONDS = 0.01  # of libgomp's pool
+LONG_SECONDS = 0.05
+MOST_OTHERS = 0.05
 BRACKET_SECONDS = 0.2e-3
 COPY = "copy, same footprint"
 Call = Callable[[], object]
@@ -46,7 +53,7 @@ def interleaved(runs: dict[str, Call], repeats: int = 9, min_seconds: float = 2e
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
-            time.sleep(SETTLE_SECONDS)
+            come_to_rest()
             run()
             times[name].append(_once(run, inner[name]))
     return {name: statistics.median(t) for name, t in times.items()}
@@ -56,6 +63,7 @@ def interleaved(runs: dict[str, Call], repeats: int = 9, min_seconds: float = 2e
 class Sample:
     seconds: float
     rates: list[float]  # per thread, before and after
+    others: float = 0.0  # what others took of the time, of a sample that lasts
 
     def pace(self) -> float:
         """Flop/s of all threads around this sample."""
@@ -70,6 +78,7 @@ class Run:
     level: str
     call: Call
     seconds: float = 0.0  # of one call, roughly
+    rest: float = REST_SECONDS  # until its pool sleeps
     inner: int = 1
     stride: int = 1  # it runs in every stride-th turn
     samples: dict[int, Sample] = field(default_factory=dict)
@@ -78,40 +87,59 @@ class Run:
     def bracket(self) -> str:
         return self.level or SESSION.top()
 
+    @property
+    def long(self) -> bool:
+        """Not known to be short."""
+        return not 0 < self.seconds * self.inner < LONG_SECONDS
+
     def prepare(self) -> None:
         """Warm up and learn how long a call takes; what takes a second is warm by itself: that call is its turn 0."""
         self.stride, self.inner = 1, 1
-        before = self._bracketed()
+        first = self._bracketed()
         if self.seconds >= 1.0:
-            self.samples[0] = before
+            self.samples[0] = first
             return
         self.seconds = _once(self.call, 1)
         self.inner = max(1, int(2e-3 / max(self.seconds, 1e-9)))
+        self.rest = come_to_rest()
 
     def cost(self) -> float:
-        """Seconds of a turn: the pause, the untimed call, the calls that count."""
-        pause = SETTLE_SECONDS if self.seconds < 0.3 else 0.0
-        return pause + self.seconds * (self.inner + (self.seconds < 0.1)) + 2 * BRACKET_SECONDS
+        """Seconds of a turn: the pauses, the untimed call, the calls that count."""
+        pauses = self.rest + (0.0 if self.level else 2 * REST_SECONDS)
+        return pauses + self.seconds * (self.inner + (self.seconds < 0.1)) + 2 * BRACKET_SECONDS
 
     def take(self, turn: int) -> None:
-        if self.level:
-            set_max_isa(self.level)
-        time.sleep(SETTLE_SECONDS if self.seconds < 0.3 else 0.0)
-        if self.seconds < 0.1:
-            self.call()
-        self.samples[turn] = self._bracketed()
+        self.samples[turn] = self._bracketed(warm=self.seconds < 0.1)
 
-    def _bracketed(self) -> Sample:
+    def _bracketed(self, warm: bool = False) -> Sample:
         if self.level:
             set_max_isa(self.level)
-        before = SESSION.probe(self.bracket)
+        before: list[float] = []
+        come_to_rest()
+        if not self.level:
+            before = self._pace()
+            come_to_rest()
+        if warm:
+            self.call()
+        before = before or self._pace()
+        waits = Waits(num_threads())
         sample = Sample(_once(self.call, self.inner), before)
-        sample.rates = before + SESSION.probe(self.bracket)
+        sample.others = waits.share()
         self.seconds = self.seconds or sample.seconds
+        if not self.level:
+            come_to_rest()
+        sample.rates = before + self._pace()
         return sample
 
+    def _pace(self) -> list[float]:
+        return SESSION.probe_again(self.bracket, 3 if self.long else 1)
+
     def fast(self) -> dict[int, Sample]:
-        return {t: s for t, s in self.samples.items() if SESSION.judge(self.bracket, s.rates) == "fast"}
+        return {
+            t: s
+            for t, s in self.samples.items()
+            if SESSION.judge(self.bracket, s.rates) == "fast" and not (self.long and s.others > MOST_OTHERS)
+        }
 
     def typical(self) -> list[Sample]:
         """The fast samples; all of them where too few are fast to say anything."""

@@ -14,7 +14,7 @@ def check(bench, monkeypatch, tmp_path, capsys):
     run, session, timing, baseline = (bench(name) for name in ("run", "session", "timing", "baseline"))
     monkeypatch.setattr(run, "families", lambda only: ["planted"])
     monkeypatch.setattr(baseline, "path_of", lambda folder, quick: tmp_path / f"quick_{quick}.json")
-    monkeypatch.setattr(timing, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "come_to_rest", lambda: 0.0)
     monkeypatch.setattr(session.Session, "bandwidth", lambda self: {"copy": 1.0, "read": 1.0})
 
     def once(ours, *options, pace=lambda: 1.0, peers=("peer",), quick=True):
