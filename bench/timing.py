@@ -5,8 +5,8 @@ run on one pool, which an untimed call wakes: rest, call, probe, timed, probe. A
 spins on after its last work: a probe right behind it would be judged by the peer's own threads, and the probe's pool
 would spin into the peer's call. So its bracket is wider: rest, probe, rest, call, timed, rest, probe.
 
-What lasts is judged by what happened meanwhile too, because two probes of 0.2 ms say little of the seconds between
-them: others may have taken 5 % of the time. A probe that one interrupt hit is made again there (three times at most).
+Two probes of 0.2 ms say little of what happens between them: others may have taken 5 % of that time as well. Where a
+call lasts, a probe that one interrupt hit is made again (three times at most).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def interleaved(runs: dict[str, Call], repeats: int = 9, min_seconds: float = 2e
 class Sample:
     seconds: float
     rates: list[float]  # per thread, before and after
-    others: float = 0.0  # what others took of the time, of a sample that lasts
+    others: float = 0.0  # what others took of the time
 
     def pace(self) -> float:
         """Flop/s of all threads around this sample."""
@@ -138,7 +138,7 @@ class Run:
         return {
             t: s
             for t, s in self.samples.items()
-            if SESSION.judge(self.bracket, s.rates) == "fast" and not (self.long and s.others > MOST_OTHERS)
+            if SESSION.judge(self.bracket, s.rates) == "fast" and s.others <= MOST_OTHERS
         }
 
     def typical(self) -> list[Sample]:

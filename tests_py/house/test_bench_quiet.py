@@ -85,10 +85,10 @@ def test_a_peers_own_pool_is_at_rest_when_the_probe_runs(bench, events):
     assert list(peer.fast()) == list(ours.fast()) == [1]
 
 
-def test_a_long_sample_is_judged_by_what_happened_meanwhile(bench, monkeypatch, events):
+def test_a_sample_is_judged_by_what_happened_meanwhile_too(bench, monkeypatch, events):
     timing, session = bench("timing"), bench("session")
     top = session.SESSION.top()
-    for seconds, others, fast in ((5.0, 0.2, False), (5.0, 0.01, True), (0.002, 0.2, True)):
+    for seconds, others, fast in ((5.0, 0.2, False), (5.0, 0.01, True), (0.002, 0.2, False)):
         run = timing.Run("run", top, lambda: None, seconds=seconds)
         run.samples[0] = timing.Sample(seconds, [100.0, 100.0], others)
         assert (0 in run.fast()) is fast
