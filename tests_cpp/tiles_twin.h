@@ -27,6 +27,22 @@ float tile_dot(std::int64_t n, const A& a, const B& b) {
   return sum;
 }
 
+// The same of vdpbf16ps: pairs one after the other, of each the second product first, each fused with the sum.
+template <class A, class B>
+float pairs_dot(std::int64_t n, const A& a, const B& b) {
+  float sum = 0.0F;
+  for (std::int64_t d = 0; d < n; d += 2) {
+    if (d + 1 < n) sum = std::fma(a(d + 1), b(d + 1), sum);
+    sum = std::fma(a(d), b(d), sum);
+  }
+  return sum;
+}
+
+template <class A, class B>
+float narrow_dot(std::int64_t n, const A& a, const B& b) {
+  return active_isa() == Isa::amx ? tile_dot(n, a, b) : pairs_dot(n, a, b);
+}
+
 inline float merge_16(std::vector<float> parts) {
   for (std::size_t stride = 8; stride > 0; stride /= 2) {
     for (std::size_t i = 0; i < stride; ++i) parts[i] += parts[i + stride];

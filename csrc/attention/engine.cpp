@@ -24,8 +24,12 @@ bool set_limits(const Tile& t, const Room& room, std::int64_t first, std::int64_
   return limited;
 }
 
-void attend_block(const Plan& p, const Tile& t, const Room& room, std::int64_t first, std::int64_t n, State out) {
-  if (p.narrow != nullptr) return attend_narrow(p, t, room, first, n, out);
+// Keys [first, first + 256) of those that end at `end`.
+void attend_block(const Plan& p, const Tile& t, const Room& room, std::int64_t first, std::int64_t end, State out) {
+  const std::int64_t n = std::min(kBlockKeys, end - first);
+  if (p.narrow != nullptr) {
+    return attend_narrow(p, t, room, first, n, std::min(kBlockKeys, end - first - n), out);
+  }
   const std::int64_t cols = t.rows * t.heads;
   p.job.source->stage(t, room.keys, first, n, room.k, p.k_stride, p.job.shared_values ? nullptr : room.v, p.v_stride);
   const bool limited = set_limits(t, room, first, n);
@@ -74,8 +78,7 @@ void merge(const Plan& p, Columns c, State to, State other) {
 void fold(const Plan& p, const Tile& t, const Room& room, std::int64_t begin, std::int64_t end, std::int64_t lo,
           std::int64_t hi, State out, int depth) {
   if (hi - lo == 1) {
-    const std::int64_t first = begin + lo * kBlockKeys;
-    attend_block(p, t, room, first, std::min(kBlockKeys, end - first), out);
+    attend_block(p, t, room, begin + lo * kBlockKeys, end, out);
     return;
   }
   const auto half = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(hi - lo - 1)));
@@ -96,8 +99,7 @@ void normalise(const Plan& p, State s, std::int64_t c) {
   if (s.l[c] == 0.0F) {
     std::fill_n(o, p.o_stride, 0.0F);
   } else {
-    const float inverse = 1.0F / s.l[c];
-    for (std::int64_t d = 0; d < p.o_stride; ++d) o[d] *= inverse;
+    p.kernels.mix(o, 1.0F / s.l[c], o, 0.0F, p.o_stride);
   }
   s.l[c] = lse_of(s.m[c], s.l[c]);
 }
@@ -215,7 +217,8 @@ class Chunks {
     if (lo == 0) used_.data()[i] = ceil_div(blocks, blocks_);
     if (lo >= blocks) return;
     pack_queries(p_, t, room);
-    fold(p_, t, room, 0, room.keys.count, lo, std::min(blocks, lo + blocks_), state(task), 0);
+    const std::int64_t hi = std::min(blocks, lo + blocks_);
+    fold(p_, t, room, 0, std::min(room.keys.count, hi * kBlockKeys), lo, hi, state(task), 0);
   }
   // Columns of different heads have nothing to do with each other: a tile's end is shared out too.
   std::int64_t ends() const { return tiles() * parts(); }

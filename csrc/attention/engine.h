@@ -50,6 +50,11 @@ class KeySource {
   // The same keys as bfloat16 rows of which nothing beyond the dimensions is written; only when narrow().
   virtual void stage_narrow(const Tile& /*tile*/, const TileKeys& /*keys*/, std::int64_t /*first*/, std::int64_t /*n*/,
                             std::uint16_t* /*k*/, std::int64_t /*k_stride*/) const {}
+  // Where those keys lie, to be fetched ahead, and the bytes of each; 0 when fetching them does not pay.
+  virtual std::int64_t places(const TileKeys& /*keys*/, std::int64_t /*first*/, std::int64_t /*n*/,
+                              const void** /*rows*/) const {
+    return 0;
+  }
 };
 
 struct AttentionJob {

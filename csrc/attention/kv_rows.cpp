@@ -87,8 +87,8 @@ void KvRows::load_narrow(std::int64_t index, std::uint16_t* out) const {
 
 void KvRows::prefetch(std::int64_t index) const {
   const std::byte* row = address(index);
-  const std::int64_t bytes = layout_ ? cache_.token_stride : row_bytes_;
-  for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
+  const std::int64_t end = bytes();
+  for (std::int64_t i = 0; i < end; i += 64) __builtin_prefetch(row + i);
 }
 
 }  // namespace sparsespan

@@ -25,11 +25,12 @@ class KvRows {
   // The same as bfloat16, when narrow() and this level has the kernels for it.
   void load_narrow(std::int64_t index, std::uint16_t* out) const;
   void prefetch(std::int64_t index) const;
-
- private:
   const std::byte* address(std::int64_t index) const {
     return layout_ ? cache_.token(index) : packed_ + index * row_bytes_;
   }
+  std::int64_t bytes() const { return layout_ ? cache_.token_stride : row_bytes_; }  // from a row to the next one
+
+ private:
   std::optional<KvLayout> layout_;
   PagedCache cache_;
   const std::byte* packed_ = nullptr;

@@ -20,6 +20,7 @@ std::int64_t odd_lines(std::int64_t floats) {
 
 constexpr std::int64_t kNarrowDims = 32;  // narrow rows are padded to whole vectors
 constexpr std::int64_t kNarrowCols = 16;  // narrow queries are packed so many together
+constexpr std::int64_t kPackedKeys = 32;  // keys staged and packed at a time
 
 constexpr int kLaneStates = 4;  // lane tree: one per level beside the result
 
@@ -174,6 +175,18 @@ void pack_narrow_queries(const Plan& p, const Tile& t, const Room& room) {
   }
 }
 
+// A few keys at a time, so that what is packed has just been staged.
+void stage_and_pack(const Plan& p, const Tile& t, const Room& room, std::int64_t first, std::int64_t n) {
+  for (std::int64_t j = 0; j < n; j += kPackedKeys) {
+    const std::int64_t count = std::min(kPackedKeys, n - j);
+    std::uint16_t* const k = room.narrow_k + j * p.narrow_stride;
+    p.job.source->stage_narrow(t, room.keys, first + j, count, k, p.narrow_stride);
+    p.narrow->pack_values(k, p.narrow_stride, count, p.job.d_v, room.narrow_v + j * kNarrowCols);
+  }
+  std::fill(room.narrow_k + n * p.narrow_stride, room.narrow_k + round_up(n, kPackedKeys) * p.narrow_stride,
+            std::uint16_t{0});
+}
+
 }  // namespace
 
 void set_empty_columns(const Plan& p, std::int64_t begin, std::int64_t end, State s) {
@@ -182,10 +195,14 @@ void set_empty_columns(const Plan& p, std::int64_t begin, std::int64_t end, Stat
   std::fill(s.o + begin * p.o_stride, s.o + end * p.o_stride, 0.0F);
 }
 
-void attend_narrow(const Plan& p, const Tile& t, const Room& room, std::int64_t first, std::int64_t n, State out) {
-  p.job.source->stage_narrow(t, room.keys, first, n, room.narrow_k, p.narrow_stride);
-  std::fill(room.narrow_k + n * p.narrow_stride, room.narrow_k + round_up(n, 32) * p.narrow_stride, std::uint16_t{0});
-  std::int64_t packed = -1;
+void attend_narrow(const Plan& p, const Tile& t, const Room& room, std::int64_t first, std::int64_t n,
+                   std::int64_t ahead, State out) {
+  const void* rows[kBlockKeys];
+  const std::int64_t bytes = p.job.source->places(room.keys, first + n, ahead, rows);
+  const std::int64_t calls = t.rows * ceil_div(t.heads, kGroup);
+  std::int64_t call = 0;
+  stage_and_pack(p, t, room, first, n);
+  std::int64_t packed = n;
   for (std::int64_t i = 0; i < t.rows; ++i) {
     const std::int64_t seen = std::clamp<std::int64_t>(room.keys.limits[i] - first, 0, n);
     if (seen == 0) {
@@ -197,6 +214,8 @@ void attend_narrow(const Plan& p, const Tile& t, const Room& room, std::int64_t 
     const std::uint16_t* q = room.narrow_q + i * round_up(t.heads, kNarrowCols) * p.narrow_stride;
     for (std::int64_t h = 0; h < t.heads; h += kGroup) {
       const std::int64_t c = i * t.heads + h;
+      const std::int64_t from = ahead * call / calls;
+      const std::int64_t to = ahead * ++call / calls;
       p.narrow->attend({.q = q + h * p.narrow_stride,
                         .k = room.narrow_k,
                         .v = room.narrow_v,
@@ -210,7 +229,10 @@ void attend_narrow(const Plan& p, const Tile& t, const Room& room, std::int64_t 
                         .m = out.m + c,
                         .l = out.l + c,
                         .o = out.o + c * p.o_stride,
-                        .o_stride = p.o_stride});
+                        .o_stride = p.o_stride,
+                        .ahead = rows + from,
+                        .ahead_rows = bytes == 0 ? 0 : to - from,
+                        .ahead_bytes = bytes});
     }
   }
 }

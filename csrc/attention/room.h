@@ -58,7 +58,9 @@ std::int64_t row_id(const AttentionJob& job, const Tile& t, std::int64_t i);
 // Queries of the tile into panels [dim][panel], zero where there is no column; or into the narrow form.
 void pack_queries(const Plan& p, const Tile& t, const Room& room);
 // Narrow products of one block of keys, row by row: a row sees the staged keys up to its own limit, and nothing else.
-void attend_narrow(const Plan& p, const Tile& t, const Room& room, std::int64_t first, std::int64_t n, State out);
+// Meanwhile `ahead` keys after them are fetched into the caches.
+void attend_narrow(const Plan& p, const Tile& t, const Room& room, std::int64_t first, std::int64_t n,
+                   std::int64_t ahead, State out);
 void set_empty_columns(const Plan& p, std::int64_t begin, std::int64_t end, State s);
 
 }  // namespace sparsespan

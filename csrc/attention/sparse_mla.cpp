@@ -37,6 +37,11 @@ class ListedRows final : public KeySource {
     }
   }
 
+  std::int64_t places(const TileKeys& keys, std::int64_t first, std::int64_t n, const void** rows) const override {
+    for (std::int64_t j = 0; j < n; ++j) rows[j] = rows_.address(keys.list[first + j]);
+    return rows_.bytes();
+  }
+
  private:
   const KvRows& rows_;
   const IndexLists& lists_;

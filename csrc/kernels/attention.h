@@ -90,6 +90,10 @@ struct NarrowBlock {
   float* l;
   float* o;  // [cols][o_stride] out
   std::int64_t o_stride;
+  // Rows that another block will need: brought into the L2 cache meanwhile, evenly over the work. They are not read.
+  const void* const* ahead = nullptr;
+  std::int64_t ahead_rows = 0;
+  std::int64_t ahead_bytes = 0;  // of each row
 };
 
 struct NarrowAttentionKernels {

@@ -12,8 +12,9 @@ using sparsespan::NarrowBlock;
 // Keys (or columns) x vectors of the register tiles: 16 sums hide the latency of one dot product a cycle.
 constexpr int kTileRows = 8;
 constexpr int kTileVecs = 2;
-// Pairs of dimensions per pass: the queries' slice, 2 vectors x 144 x 64 bytes, stays in L1 while the keys go by.
-constexpr int64_t kPairChunk = 144;
+// Pairs of dimensions per pass. The queries' slice, 2 vectors x 288 x 64 bytes, is a little more than L1 while the keys
+// go by: two passes would have it in L1, and lose more at their ends than that is worth.
+constexpr int64_t kPairChunk = 288;
 
 // s[key][col] (+)= q . k over `pairs` pairs.
 template <int kVecs>
@@ -67,27 +68,28 @@ void score_block(const NarrowBlock& b, float* largest) {
   }
 }
 
+// Weights stay as the softmax has them, [pair][16 columns][2]: a pair's weights are broadcast from one line.
+inline void store_weights(Vec::Float (&pairs)[16], uint16_t* out) {
+  for (int i = 0; i < 16; ++i) _mm512_storeu_ps((float*)(out + i * 32), pairs[i]);
+}
+
 // o[col][dv] = sum over keys of p * v, for 8 columns.
 template <int kVecs>
-__attribute__((noinline)) void value_tile(const uint16_t* p, const uint16_t* v, int64_t n, float* o, int64_t o_stride,
-                                          int64_t cols) {
+__attribute__((noinline)) void value_tile(const uint16_t* p, const uint16_t* v, int64_t pairs, float* o,
+                                          int64_t o_stride, int64_t cols) {
   Vec::Float acc[kTileRows][kVecs];
   for (int c = 0; c < kTileRows; ++c) {
     for (int i = 0; i < kVecs; ++i) acc[c][i] = Vec::zero();
   }
-  for (int64_t key = 0; key < n; key += 32) {
-    const int32_t* weight = (const int32_t*)(p + key * 16);
-    for (int64_t pair = 0; pair < 16; ++pair) {
-      __m512bh y[kVecs];
-      for (int i = 0; i < kVecs; ++i) {
-        y[i] = (__m512bh)_mm512_loadu_si512(v + i * kValueStrip + (key / 2 + pair) * 32);
-      }
+  const int32_t* weight = (const int32_t*)p;
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    __m512bh y[kVecs];
+    for (int i = 0; i < kVecs; ++i) y[i] = (__m512bh)_mm512_loadu_si512(v + i * kValueStrip + pair * 32);
 #pragma GCC unroll 16
-      for (int c = 0; c < kTileRows; ++c) {
-        const __m512bh x = (__m512bh)_mm512_set1_epi32(weight[c * 16 + pair]);
+    for (int c = 0; c < kTileRows; ++c) {
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(weight[pair * 16 + c]);
 #pragma GCC unroll 4
-        for (int i = 0; i < kVecs; ++i) acc[c][i] = _mm512_dpbf16_ps(acc[c][i], x, y[i]);
-      }
+      for (int i = 0; i < kVecs; ++i) acc[c][i] = _mm512_dpbf16_ps(acc[c][i], x, y[i]);
     }
   }
   for (int c = 0; c < kTileRows && c < cols; ++c) {
@@ -96,15 +98,18 @@ __attribute__((noinline)) void value_tile(const uint16_t* p, const uint16_t* v, 
 }
 
 void value_block(const NarrowBlock& b) {
+  const int64_t pairs = (b.n + 1) / 2;
+  Ahead ahead(b, (b.d_v + 31) / 32 * ((b.cols + kTileRows - 1) / kTileRows));
   for (int64_t dv = 0; dv < b.d_v; dv += 16 * kTileVecs) {
     const uint16_t* v = b.v + dv / 16 * kValueStrip;
     for (int64_t c = 0; c < b.cols; c += kTileRows) {
-      const uint16_t* p = b.p + c / 16 * kWeightTile + c % 16 * 32;
+      const uint16_t* p = b.p + c / 16 * kWeightTile + c % 16 * 2;
       float* o = b.o + c * b.o_stride + dv;
+      ahead.step();
       if (b.d_v - dv > 16) {
-        value_tile<kTileVecs>(p, v, b.n, o, b.o_stride, b.cols - c);
+        value_tile<kTileVecs>(p, v, pairs, o, b.o_stride, b.cols - c);
       } else {
-        value_tile<1>(p, v, b.n, o, b.o_stride, b.cols - c);
+        value_tile<1>(p, v, pairs, o, b.o_stride, b.cols - c);
       }
     }
   }

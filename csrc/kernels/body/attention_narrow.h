@@ -3,6 +3,7 @@
 // Include after attention_narrow_layout.h and attention_bf16.h or attention_tiles.h, which give
 //   kUnit                         keys that are multiplied together
 //   score_block<seen>(block, largest)  s[key][col] = q . k; largest[col] = max of s * sm_scale over the block's keys
+//   store_weights(pairs, out)     16 vectors of pairs of weights, 16 columns each, as value_block wants them
 //   value_block(block)            o[col][dv] = sum over keys of p * v
 
 #include <stdint.h>
@@ -53,7 +54,7 @@ void decode_fp8(const uint8_t* in, float scale, uint16_t* out, int64_t n) noexce
   }
 }
 
-// Scores of 16 columns to weights in bfloat16, laid out as rows of A, and their float32 sum. Keys ascending.
+// Scores of 16 columns to weights in bfloat16, and their float32 sum. Keys ascending.
 template <bool kSeen>
 inline void softmax_columns(const NarrowBlock& b, int64_t col, Vec::Float m, Vec::Float& l) {
   const Vec::Float scale = Vec::broadcast(b.sm_scale);
@@ -76,8 +77,7 @@ inline void softmax_columns(const NarrowBlock& b, int64_t col, Vec::Float m, Vec
       }
       pairs[i] = _mm512_castsi512_ps(_mm512_or_si512(words[0], _mm512_slli_epi32(words[1], 16)));
     }
-    Decode::transpose(pairs);
-    for (int c = 0; c < 16; ++c) _mm512_storeu_ps((float*)(out + c * 32), pairs[c]);
+    store_weights(pairs, out);
   }
 }
 

@@ -90,6 +90,12 @@ void score_block(const NarrowBlock& b, float* largest) {
   maxima.finish();
 }
 
+// Weights as rows of A: [16 columns][32 keys].
+inline void store_weights(Vec::Float (&pairs)[16], uint16_t* out) {
+  Decode::transpose(pairs);
+  for (int c = 0; c < 16; ++c) _mm512_storeu_ps((float*)(out + c * 32), pairs[c]);
+}
+
 // A tile of sums to 16 rows of o, or to those that are there.
 template <int t>
 inline void store_values(float* o, int64_t o_stride, int64_t rows, float* spare) {
@@ -136,8 +142,12 @@ inline void multiply_values(const NarrowBlock& b, int64_t col, int64_t dv) {
 }
 
 void value_block(const NarrowBlock& b) {
+  Ahead ahead(b, (b.d_v + 31) / 32 * ((b.cols + 31) / 32));
   for (int64_t dv = 0; dv < b.d_v; dv += 32) {
-    for (int64_t col = 0; col < b.cols; col += 32) multiply_values(b, col, dv);
+    for (int64_t col = 0; col < b.cols; col += 32) {
+      ahead.step();
+      multiply_values(b, col, dv);
+    }
   }
 }
 
