@@ -1,22 +1,15 @@
 """A layer's rows: the same bits in chunks, in decode and in any batch; weights; refusals."""
 
-import sys
-from pathlib import Path
+import functools
+import operator
 
 import ml_dtypes
 import numpy as np
 import pytest
+from layer_cases import PAGE, SMALL, cu, hidden_rows, make_caches
 
 from sparsespan import comm, cp, models
 from sparsespan.testing import assert_row_invariant, each_isa
-
-sys.path.insert(0, str(Path(__file__).parent))
-import functools
-import operator
-
-from layer_cases import PAGE, SMALL, cu, hidden_rows, make_caches
-
-sys.path.pop(0)
 
 LENGTHS = [19, 1, 30]
 

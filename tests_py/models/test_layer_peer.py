@@ -1,17 +1,10 @@
 """The layer beside transformers' attention modules, on the same float32 weights."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-from sparsespan import cp, models
-
-sys.path.insert(0, str(Path(__file__).parent))
 from layer_cases import cu, make_caches
 
-sys.path.pop(0)
+from sparsespan import cp, models
 
 pytestmark = pytest.mark.peer
 LENGTHS = [40, 23]

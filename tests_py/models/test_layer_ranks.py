@@ -1,18 +1,11 @@
 """A layer on ranks: context, tensor and decode-context parallel, against one rank bit by bit."""
 
-import sys
-from pathlib import Path
-
 import ml_dtypes
 import numpy as np
 import pytest
-
-from sparsespan import comm, cp, models
-
-sys.path.insert(0, str(Path(__file__).parent))
 from layer_cases import PAGE, SMALL, cu, hidden_rows, make_caches
 
-sys.path.pop(0)
+from sparsespan import comm, cp, models
 
 SCHEMES = ["zigzag", "zigzag_padded", "ceil_chunk", "interleave", "contiguous", "contiguous_flat", "thd_even"]
 

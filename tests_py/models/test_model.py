@@ -1,20 +1,13 @@
 """A whole model: batches, chunks and pages change no bit; pools, prompts and sampling; the router."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layer_cases import PAGE
 
 from sparsespan import models
 from sparsespan.models import KvPool, PagedCaches, PoolFull, route, sample, write_tiny
-
-sys.path.insert(0, str(Path(__file__).parent))
-from layer_cases import PAGE
-
-sys.path.pop(0)
 
 SMALL = {"index_topk": 16, "n_routed_experts": 4, "vocab_size": 272}
 V32 = {**SMALL, "num_hidden_layers": 3, "n_group": 2, "topk_group": 1}

@@ -1,56 +1,15 @@
 """``sparsespan run``: the same tokens on every grid, what each rank tells, what is refused."""
 
-import importlib.util
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from run_cases import CLI, MPIRUN, PROMPT, WANTED, expect_ctrl_c_to_end, needs_mpi, processes, unsanitized
 
 from sparsespan import models
 from sparsespan._commands import _run_rank
 from sparsespan.cli import main
 from sparsespan.pipeline import Trace
-
-SMALL = {"index_topk": 16, "n_routed_experts": 4, "num_hidden_layers": 3}
-PROMPT = "Sparse attention reads few keys. " * 2
-NEW = 6
-MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-
-
-@pytest.fixture(scope="module")
-def paths(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    v32 = {"n_group": 2, "topk_group": 1}
-    return {
-        "v32": str(models.write_tiny(folder / "v32", "deepseek_v32", **SMALL, **v32)),
-        "other": str(models.write_tiny(folder / "other", "deepseek_v32", seed=1, **SMALL, **v32)),
-        "glm": str(models.write_tiny(folder / "glm", "glm_moe_dsa", **SMALL, indexer_types=["full", "shared", "full"])),
-    }
-
-
-@pytest.fixture
-def run(paths, capsys):
-    def run(name, *options, prompt=("--prompt", PROMPT)):
-        code = main(["run", paths[name], *prompt, "--max-new-tokens", str(NEW), "--ignore-eos", *options])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def one_rank(paths):
-    def tokens(name):
-        model = models.load(paths[name])
-        return model.generate([list(PROMPT.encode())], NEW, stop_at_eos=False)[0]
-
-    return {name: tokens(name) for name in ("v32", "glm")}
-
 
 GRIDS = {
     "one": (1, []),
@@ -68,11 +27,11 @@ GRIDS = {
 
 @pytest.mark.parametrize("name", ["v32", "glm"])
 @pytest.mark.parametrize("grid", GRIDS)
-def test_every_grid_says_what_one_rank_says(run, one_rank, name, grid):
+def test_every_grid_says_what_one_rank_says(run, run_tokens, name, grid):
     ranks, options = GRIDS[grid]
     code, out, _ = run(name, *options, "--json")
     report = json.loads(out)
-    assert code == 0 and report["tokens"] == one_rank[name]
+    assert code == 0 and report["tokens"] == run_tokens[name]
     assert [r["rank"] for r in report["ranks"]] == list(range(ranks))
     for rank in report["ranks"]:
         received = sum(op["bytes"] for group in rank["comm"].values() for op in group.values())
@@ -98,7 +57,7 @@ def test_dcp_ranks_hold_their_part(run):
     assert [held[n]["ranks"][0]["kv_bytes"] * int(n) for n in "24"] == [one, one]
 
 
-def test_text_then_tables(run, one_rank, tmp_path):
+def test_text_then_tables(run, run_tokens, tmp_path):
     file = tmp_path / "prompt.txt"
     file.write_text(PROMPT, encoding="utf-8")
     code, out, _ = run("v32", "--cp", "2", prompt=("--prompt-file", str(file)))
@@ -108,7 +67,7 @@ def test_text_then_tables(run, one_rank, tmp_path):
     assert "indexer s  select s  attention s  linear s  comm s  rest s" in tables
     assert "all_gather" in tables and "seconds measured" in tables
     code, out, err = run("v32", "--json")
-    assert json.loads(out)["tokens"] == one_rank["v32"] and err.strip()
+    assert json.loads(out)["tokens"] == run_tokens["v32"] and err.strip()
 
 
 def test_a_trace_has_the_parts_and_the_collectives(run, tmp_path):
@@ -170,23 +129,23 @@ def _changed(source, target, **fields):
     return str(target)
 
 
-def test_checkpoints_are_refused(paths, tmp_path, capsys):
+def test_checkpoints_are_refused(run_paths, tmp_path, capsys):
     bare = tmp_path / "bare"
-    shutil.copytree(paths["v32"], bare)
+    shutil.copytree(run_paths["v32"], bare)
     (bare / "tokenizer.json").unlink()
     hollow = tmp_path / "hollow"
-    shutil.copytree(paths["v32"], hollow)
+    shutil.copytree(run_paths["v32"], hollow)
     (hollow / "model.safetensors").unlink()
     for path, words in (
         (str(tmp_path / "nowhere"), "is no folder, needs the one with config.json"),
         (str(bare), "has no tokenizer.json, needs it to read the prompt"),
         (str(hollow), "has neither model.safetensors nor model.safetensors.index.json"),
         (
-            _changed(paths["v32"], tmp_path / "llama", model_type="llama"),
+            _changed(run_paths["v32"], tmp_path / "llama", model_type="llama"),
             "model_type is 'llama', needs one of deepseek",
         ),
         (
-            _changed(paths["v32"], tmp_path / "short", max_position_embeddings=8),
+            _changed(run_paths["v32"], tmp_path / "short", max_position_embeddings=8),
             f"the prompt has {len(PROMPT)} tokens and 2 are wanted, needs at most max_position_embeddings = 8: "
             "shorten the prompt to 7",
         ),
@@ -201,10 +160,12 @@ def test_a_trace_that_cannot_be_written_is_refused_first(run, tmp_path):
         assert (code, out) == (2, "") and f"--trace is {str(path)!r}, needs a file in a directory that exists" in err
 
 
-def test_other_checkpoints_have_other_fingerprints(paths):
-    marks = [_run_rank.fingerprint(models.Checkpoint(paths[n]), s) for n, s in (("v32", 1), ("v32", 2), ("other", 1))]
+def test_other_checkpoints_have_other_fingerprints(run_paths):
+    marks = [
+        _run_rank.fingerprint(models.Checkpoint(run_paths[n]), s) for n, s in (("v32", 1), ("v32", 2), ("other", 1))
+    ]
     assert len({*marks}) == 3
-    assert marks[0] == _run_rank.fingerprint(models.Checkpoint(paths["v32"]), 1)
+    assert marks[0] == _run_rank.fingerprint(models.Checkpoint(run_paths["v32"]), 1)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -217,17 +178,9 @@ def test_an_interrupt_ends_with_130(run, monkeypatch, ranks):
     assert code == 130 and "interrupted" in err
 
 
-def test_ctrl_c_reaches_ranks_that_wait_for_nobody(paths):
+def test_ctrl_c_reaches_ranks_that_wait_for_nobody(run_paths):
     """In decode CP ranks exchange nothing."""
-    command = [sys.executable, "-m", "sparsespan.cli", "run", paths["v32"], "--prompt", "a", "--cp", "2"]
-    with subprocess.Popen(
-        [*command, "--ignore-eos", "--max-new-tokens", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:  # fmt: skip
-        process.stdout.read(1)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    assert (process.returncode, err.strip()) == (130, b"sparsespan run: interrupted")
+    expect_ctrl_c_to_end(run_paths["v32"], "--cp", "2")
 
 
 def test_a_failing_rank_ends_with_1(run, monkeypatch):
@@ -239,27 +192,24 @@ def test_a_failing_rank_ends_with_1(run, monkeypatch):
     assert code == 1 and "sparsespan run: 0 of 1 are free" in err
 
 
-def _mpi(paths, second, *options):
+def _mpi(run_paths, second, *options):
     """Two processes, of which the second may have another checkpoint."""
-    own = [sys.executable, "-m", "sparsespan.cli", "run"]
-    rest = ["--prompt", PROMPT, "--max-new-tokens", str(NEW), "--ignore-eos", "--backend", "mpi", "--json", *options]
-    command = [str(MPIRUN), "-n", "1", *own, paths["v32"], *rest, ":", "-n", "1", *own, paths[second], *rest]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    rest = ["--prompt", PROMPT, *WANTED, "--backend", "mpi", "--json", *options]
+    one = [*CLI, run_paths["v32"], *rest]
+    return processes([str(MPIRUN), "-n", "1", *one, ":", "-n", "1", *CLI, run_paths[second], *rest], 60)
 
 
 @pytest.mark.peer
-@pytest.mark.skipif("SPARSESPAN_SANITIZED" in os.environ, reason="peers are not built with sanitizers")
-@pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None or MPIRUN is None, reason="mpi4py is not installed")
-def test_two_processes(paths, one_rank):
-    done = _mpi(paths, "v32", "--cp", "2")
+@unsanitized
+@needs_mpi
+def test_two_processes(run_paths, run_tokens):
+    done = _mpi(run_paths, "v32", "--cp", "2")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["tokens"] == one_rank["v32"]
+    assert json.loads(done.stdout)["tokens"] == run_tokens["v32"]
     for mode in ("gather_weight", "a2a_rs", "broadcast"):
-        kept = _mpi(paths, "v32", "--cp", "2", "--o-proj", mode, "--dense-until", "9")
+        kept = _mpi(run_paths, "v32", "--cp", "2", "--o-proj", mode, "--dense-until", "9")
         assert kept.returncode == 0, kept.stderr
-        assert json.loads(kept.stdout)["tokens"] == one_rank["v32"]
-    other = _mpi(paths, "other", "--cp", "2")
+        assert json.loads(kept.stdout)["tokens"] == run_tokens["v32"]
+    other = _mpi(run_paths, "other", "--cp", "2")
     assert other.returncode == 2 and other.stdout == ""
     assert "rank 1 has another checkpoint, prompt or options than rank 0" in other.stderr

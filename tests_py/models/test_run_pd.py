@@ -1,52 +1,12 @@
 """``sparsespan run --decode-...``: one grid prefills, another decodes; the tokens of one rank, and what moved."""
 
-import importlib.util
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from run_cases import PROMPT, backends, expect_ctrl_c_to_end, four_processes, unsanitized
 
 from sparsespan import models
-from sparsespan.cli import main
 from sparsespan.pipeline import Trace
-
-SMALL = {"index_topk": 16, "n_routed_experts": 4, "num_hidden_layers": 3}
-PROMPT = "Sparse attention reads few keys. " * 2
-NEW = 5
-MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-
-
-@pytest.fixture(scope="module")
-def paths(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    return {
-        "v32": str(models.write_tiny(folder / "v32", "deepseek_v32", **SMALL, n_group=2, topk_group=1)),
-        "glm": str(models.write_tiny(folder / "glm", "glm_moe_dsa", **SMALL, indexer_types=["full", "shared", "full"])),
-    }
-
-
-@pytest.fixture
-def run(paths, capsys):
-    def run(name, *options):
-        code = main(["run", paths[name], "--prompt", PROMPT, "--max-new-tokens", str(NEW), "--ignore-eos", *options])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def one_rank(paths):
-    return {
-        name: models.load(path).generate([list(PROMPT.encode())], NEW, stop_at_eos=False)[0]
-        for name, path in paths.items()
-    }
-
 
 # (prefill ranks, decode ranks, options, bytes: copies of the latent cache and of the index keys that arrive)
 GRIDS = {
@@ -60,12 +20,12 @@ GRIDS = {
 
 @pytest.mark.parametrize("name", ["v32", "glm"])
 @pytest.mark.parametrize("grid", GRIDS)
-def test_two_grids_say_what_one_rank_says(run, one_rank, name, grid):
+def test_two_grids_say_what_one_rank_says(run, run_tokens, name, grid):
     senders, takers, options, latent, keys = GRIDS[grid]
     code, out, err = run(name, *options, "--json")
     assert code == 0, err
     report = json.loads(out)
-    assert report["tokens"] == one_rank[name]
+    assert report["tokens"] == run_tokens[name]
     assert [r["place"]["side"] for r in report["ranks"]] == ["prefill"] * senders + ["decode"] * takers
     moved, index_layers = report["hand_over"], 2 if name == "glm" else 3
     assert moved["bytes"] == moved["planned_bytes"] == len(PROMPT) * 4 * (3 * 576 * latent + index_layers * 128 * keys)
@@ -86,7 +46,7 @@ def test_caches_are_of_the_size_that_each_side_needs(run):
     assert [r["kv_bytes"] for r in ranks] == [2 * page, 3 * page]  # 66 tokens; 66 + 99
 
 
-def test_text_tables_and_trace(run, one_rank, tmp_path):
+def test_text_tables_and_trace(run, run_tokens, tmp_path):
     file = tmp_path / "trace.json"
     code, out, _ = run("v32", "--cp", "2", "--decode-dcp", "2", "--trace", str(file))
     assert code == 0
@@ -128,40 +88,18 @@ def test_an_error_on_one_side_ends_both(run, monkeypatch, method):
     assert code == 1 and "sparsespan run: a planted error" in err
 
 
-def test_ctrl_c_ends_both_sides(paths):
-    command = [sys.executable, "-m", "sparsespan.cli", "run", paths["v32"], "--prompt", "a", "--decode-tp", "1"]
-    with subprocess.Popen(
-        [*command, "--ignore-eos", "--max-new-tokens", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:  # fmt: skip
-        process.stdout.read(1)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    assert (process.returncode, err.strip()) == (130, b"sparsespan run: interrupted")
-
-
-needs_mpi = pytest.mark.skipif(
-    importlib.util.find_spec("mpi4py") is None or MPIRUN is None, reason="mpi4py is not installed"
-)
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_ctrl_c_ends_both_sides(run_paths):
+    expect_ctrl_c_to_end(run_paths["v32"], "--decode-tp", "1")
 
 
 @pytest.mark.peer
 @pytest.mark.timeout(120)
-@pytest.mark.skipif("SPARSESPAN_SANITIZED" in os.environ, reason="peers are not built with sanitizers")
-@pytest.mark.parametrize("backend", [pytest.param("mpi", marks=needs_mpi), pytest.param("gloo", marks=needs_torch)])
-def test_four_processes(paths, one_rank, backend):
-    command = {
-        "mpi": [str(MPIRUN), "-n", "4", sys.executable],
-        "gloo": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"],
-    }[backend]
-    command += ["-m", "sparsespan.cli", "run", paths["glm"], "--prompt", PROMPT, "--max-new-tokens", str(NEW)]
-    done = subprocess.run(
-        [*command, "--ignore-eos", "--backend", backend, "--json", "--cp", "2", "--decode-dcp", "2"],
-        capture_output=True, text=True, timeout=110, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+@unsanitized
+@backends
+def test_four_processes(run_paths, run_tokens, backend):
+    done = four_processes(backend, run_paths["glm"], "--cp", "2", "--decode-dcp", "2")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["tokens"] == one_rank["glm"]
+    assert report["tokens"] == run_tokens["glm"]
     assert report["hand_over"]["bytes"] == len(PROMPT) * 4 * (3 * 576 + 2 * 2 * 128)
     assert [r["place"]["side"] for r in report["ranks"]] == ["prefill"] * 2 + ["decode"] * 2

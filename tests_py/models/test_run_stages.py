@@ -1,52 +1,25 @@
 """``sparsespan run --pp``: the tokens of one rank on threads and processes, what each stage tells, engines' numbers."""
 
-import importlib.util
 import json
-import os
-import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from run_cases import (
+    MPIRUN,
+    NEW,
+    PROMPT,
+    backends,
+    expect_ctrl_c_to_end,
+    four_processes,
+    needs_mpi,
+    processes,
+    unsanitized,
+)
 
 from sparsespan import models
 from sparsespan.cli import main
 from sparsespan.pipeline import Trace
-
-SMALL = {"index_topk": 16, "n_routed_experts": 4, "num_hidden_layers": 3}
-PROMPT = "Sparse attention reads few keys. " * 2
-NEW = 4
-MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-
-
-@pytest.fixture(scope="module")
-def paths(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    return {
-        "v32": str(models.write_tiny(folder / "v32", "deepseek_v32", **SMALL, n_group=2, topk_group=1)),
-        "glm": str(models.write_tiny(folder / "glm", "glm_moe_dsa", **SMALL, indexer_types=["full", "shared", "full"])),
-    }
-
-
-@pytest.fixture
-def run(paths, capsys):
-    def run(name, *options):
-        code = main(["run", paths[name], "--prompt", PROMPT, "--max-new-tokens", str(NEW), "--ignore-eos", *options])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def one_rank(paths):
-    return {
-        name: models.load(path).generate([list(PROMPT.encode())], NEW, stop_at_eos=False)[0]
-        for name, path in paths.items()
-    }
-
 
 GRIDS = {
     "pp2": (2, ["--pp", "2"]),
@@ -61,12 +34,12 @@ GRIDS = {
 
 @pytest.mark.parametrize("name", ["v32", "glm"])
 @pytest.mark.parametrize("grid", GRIDS)
-def test_stages_say_what_one_rank_says(run, one_rank, name, grid):
+def test_stages_say_what_one_rank_says(run, run_tokens, name, grid):
     ranks, options = GRIDS[grid]
     code, out, err = run(name, *options, "--json")
     assert code == 0, err
     report = json.loads(out)
-    assert report["tokens"] == one_rank[name]
+    assert report["tokens"] == run_tokens[name]
     assert [r["rank"] for r in report["ranks"]] == list(range(ranks))
     stages = report["grid"]["pp"]
     for rank in report["ranks"]:
@@ -88,25 +61,25 @@ def test_caches_hold_the_stages_own_layers(run):
 
 
 @pytest.mark.parametrize("name", ["v32", "glm"])
-def test_a_prompt_shorter_than_the_ranks(paths, capsys, name):
+def test_a_prompt_shorter_than_the_ranks(run_paths, capsys, name):
     """Shards without a row travel all the same."""
     said = []
     for options in ([], ["--cp", "4", "--pp", "2", "--pp-layers", "1,2"]):
         assert (
-            main(["run", paths[name], "--prompt", "a", "--max-new-tokens", "3", "--ignore-eos", "--json", *options])
+            main(["run", run_paths[name], "--prompt", "a", "--max-new-tokens", "3", "--ignore-eos", "--json", *options])
             == 0
         )
         said.append(json.loads(capsys.readouterr().out)["tokens"])
     assert said[0] == said[1]
 
 
-def test_sixteen_ranks_with_sglangs_numbers(run, one_rank):
+def test_sixteen_ranks_with_sglangs_numbers(run, run_tokens):
     """tp 8 is a whole stage, and cp 8 all of it; the cut divides an IndexShare group."""
     code, out, err = run("glm", "--flavor", "sglang", "--tp", "8", "--cp", "8", "--pp", "2", "--pp-layers", "1,2",
                          "--json")  # fmt: skip
     assert code == 0, err
     report = json.loads(out)
-    assert report["tokens"] == one_rank["glm"]
+    assert report["tokens"] == run_tokens["glm"]
     assert report["grid"]["words"] == "CP8 zigzag x PP2" and report["grid"]["flavor"] == "sglang"
     assert len(report["ranks"]) == 16
     steps, header = NEW - 1, 2 * 128
@@ -162,43 +135,25 @@ def test_an_error_on_the_last_stage_ends_with_1(run, monkeypatch):
     assert code == 1 and "sparsespan run: a planted error" in err
 
 
-needs_mpi = pytest.mark.skipif(
-    importlib.util.find_spec("mpi4py") is None or MPIRUN is None, reason="mpi4py is not installed"
-)
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
-
-
 @pytest.mark.peer
 @pytest.mark.timeout(120)
-@pytest.mark.skipif("SPARSESPAN_SANITIZED" in os.environ, reason="peers are not built with sanitizers")
-@pytest.mark.parametrize("backend", [pytest.param("mpi", marks=needs_mpi), pytest.param("gloo", marks=needs_torch)])
-def test_four_processes(paths, one_rank, backend):
-    command = {
-        "mpi": [str(MPIRUN), "-n", "4", sys.executable],
-        "gloo": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"],
-    }[backend]
-    command += ["-m", "sparsespan.cli", "run", paths["glm"], "--prompt", PROMPT, "--max-new-tokens", str(NEW)]
-    command += ["--ignore-eos", "--backend", backend, "--json", "--cp", "2", "--pp", "2", "--pp-layers", "1,2"]
-    done = subprocess.run(
-        [*command, "--chunk", "25"], capture_output=True, text=True, timeout=110,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+@unsanitized
+@backends
+def test_four_processes(run_paths, run_tokens, backend):
+    done = four_processes(backend, run_paths["glm"], "--cp", "2", "--pp", "2", "--pp-layers", "1,2", "--chunk", "25")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["tokens"] == one_rank["glm"]
+    assert report["tokens"] == run_tokens["glm"]
     assert [(r["place"]["stage"], r["place"]["cp"]) for r in report["ranks"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 @needs_mpi
 @pytest.mark.peer
 @pytest.mark.timeout(120)
-@pytest.mark.skipif("SPARSESPAN_SANITIZED" in os.environ, reason="peers are not built with sanitizers")
-def test_a_failing_process_ends_the_others(paths):
+@unsanitized
+def test_a_failing_process_ends_the_others(run_paths):
     worker = Path(__file__).parent / "stages_worker.py"
-    done = subprocess.run(
-        [str(MPIRUN), "-n", "4", sys.executable, str(worker), paths["glm"]], capture_output=True, text=True,
-        timeout=110, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = processes([str(MPIRUN), "-n", "4", sys.executable, str(worker), run_paths["glm"]])
     said = sorted(line.split(maxsplit=3) for line in done.stdout.splitlines())
     assert [line[0] for line in said] == list("0123"), done.stderr
     assert said[2][1] == "ZeroDivisionError"
@@ -207,13 +162,5 @@ def test_a_failing_process_ends_the_others(paths):
         assert rank == "2" or kind == "CommAborted"
 
 
-def test_ctrl_c_reaches_the_stages(paths):
-    command = [sys.executable, "-m", "sparsespan.cli", "run", paths["v32"], "--prompt", "a", "--pp", "2", "--cp", "2"]
-    with subprocess.Popen(
-        [*command, "--ignore-eos", "--max-new-tokens", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:  # fmt: skip
-        process.stdout.read(1)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.strip()) == (130, b"sparsespan run: interrupted")
+def test_ctrl_c_reaches_the_stages(run_paths):
+    expect_ctrl_c_to_end(run_paths["v32"], "--pp", "2", "--cp", "2")
