@@ -75,7 +75,6 @@ print("ok")
 """
 
 
-@sanitized
 def test_a_forked_child_runs_serially():
     assert run("import warnings; warnings.simplefilter('ignore')\n" + FORK) == "ok"
 
