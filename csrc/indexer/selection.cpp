@@ -1,6 +1,9 @@
 #include "indexer/selection.h"
 
+#include <algorithm>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "core/parallel.h"
 
@@ -9,20 +12,75 @@ namespace sparsespan::indexer {
 namespace {
 
 // Tasks = groups x segments of columns. Several segments only where there are few groups: each keeps its own best k,
-// and a second pass merges them.
-struct Segments {
-  std::int64_t count = 1;
-  std::int64_t columns = 0;
-
+// and a second pass merges them. The segments of a group have the same number of scores, not of columns: with causal
+// windows the first columns are seen by more rows.
+class Segments {
+ public:
   Segments(const ScoreProblem& p, std::int64_t k, int threads) {
     constexpr std::int64_t kTasksPerThread = 4;
     const auto groups = static_cast<std::int64_t>(p.groups.size());
     const std::int64_t team = team_size(std::numeric_limits<int>::max(), threads);
-    const std::int64_t useful = std::max<std::int64_t>(1, p.columns / std::max<std::int64_t>(2048, 2 * k));
-    if (groups > 0 && team > 1) count = std::clamp<std::int64_t>(ceil_div(kTasksPerThread * team, groups), 1, useful);
-    columns = round_up(ceil_div(std::max<std::int64_t>(1, p.columns), count), p.kernels->panel_keys);
-    count = std::max<std::int64_t>(1, ceil_div(p.columns, columns));
+    std::int64_t most = 0;
+    for (const RowGroup& group : p.groups) most = std::max(most, needed(p, group).size());
+    const std::int64_t useful = std::max<std::int64_t>(1, most / std::max(kLeastColumns, k));
+    if (groups > 0 && team > 1) count_ = std::clamp<std::int64_t>(ceil_div(kTasksPerThread * team, groups), 1, useful);
+    for (const RowGroup& group : p.groups) cut(p, group);
   }
+
+  std::int64_t count() const { return count_; }
+  Window columns(std::int64_t group, std::int64_t segment) const {
+    const std::int64_t* at = bounds_.data() + group * (count_ + 1) + segment;
+    return {at[0], at[1]};
+  }
+  std::int64_t widest() const { return widest_; }
+
+ private:
+  static constexpr std::int64_t kLeastColumns = 1024;
+
+  static Window needed(const ScoreProblem& p, const RowGroup& group) {
+    Window all;
+    for (std::int64_t row = group.first; row < group.last; ++row) {
+      const Window w = p.windows[row];
+      if (w.size() > 0) all = all.size() == 0 ? w : Window{std::min(all.begin, w.begin), std::max(all.end, w.end)};
+    }
+    return all;
+  }
+
+  // Appends the group's bounds: where the count of scores passes the next part of their sum, on the border of a panel.
+  void cut(const ScoreProblem& p, const RowGroup& group) {
+    std::vector<std::pair<std::int64_t, int>> steps;  // column, change of how many rows see it
+    std::int64_t sum = 0;
+    for (std::int64_t row = group.first; row < group.last; ++row) {
+      const Window w = p.windows[row];
+      if (w.size() == 0) continue;
+      sum += w.size();
+      steps.insert(steps.end(), {{w.begin, 1}, {w.end, -1}});
+    }
+    std::sort(steps.begin(), steps.end());
+    const Window all = needed(p, group);
+    const std::int64_t panel = p.kernels->panel_keys;
+    std::size_t step = 0;
+    std::int64_t at = all.begin;
+    std::int64_t rows = 0;
+    std::int64_t passed = 0;
+    bounds_.push_back(all.begin);
+    for (std::int64_t segment = 1; segment <= count_; ++segment) {
+      const std::int64_t wanted = sum / count_ * segment;
+      for (; step < steps.size() && passed + (steps[step].first - at) * rows <= wanted; ++step) {
+        passed += (steps[step].first - at) * rows;
+        at = steps[step].first;
+        rows += steps[step].second;
+      }
+      const std::int64_t exact = at + (rows > 0 ? (wanted - passed) / rows : 0);
+      const std::int64_t bound = segment == count_ ? all.end : std::min(all.end, round_up(exact, panel));
+      widest_ = std::max(widest_, bound - bounds_.back());
+      bounds_.push_back(bound);
+    }
+  }
+
+  std::int64_t count_ = 1;
+  std::int64_t widest_ = 0;
+  std::vector<std::int64_t> bounds_;  // [groups][count + 1]
 };
 
 class Selector {
@@ -33,56 +91,57 @@ class Selector {
         k_(output.out.shape[1]),
         groups_(static_cast<std::int64_t>(problem.groups.size())),
         segments_(problem, k_, output.threads),
-        kept_(std::min(k_, segments_.columns)),
-        capacity_(std::min(2 * k_, segments_.columns) + problem.kernels->panel_keys),
+        kept_(std::min(k_, segments_.widest())),
+        capacity_(std::min(2 * k_, segments_.widest()) + problem.kernels->panel_keys),
         nans_(output.ranked.nan_columns) {}
 
   void run() {
-    const std::int64_t tasks = groups_ * segments_.count;
+    const std::int64_t tasks = groups_ * segments_.count();
     const std::int64_t floats = GroupScorer::scratch_size(p_);
     const std::int64_t words = round_up(kGroupRows * Candidates::words(capacity_), 16);
     const int team = team_size(tasks, o_.threads);
     const Scratch<float> staged(team * floats);
     const Scratch<std::uint32_t> held(team * words);
-    const Scratch<std::uint32_t> survivors(segments_.count == 1 ? 0 : p_.rows * survivor_words());
-    std::vector<std::int64_t> counts(segments_.count == 1 ? 0 : p_.rows * segments_.count);
+    const Scratch<std::uint32_t> survivors(segments_.count() == 1 ? 0 : p_.rows * survivor_words());
+    std::vector<std::int64_t> counts(segments_.count() == 1 ? 0 : p_.rows * segments_.count());
     parallel_for(tasks, o_.threads, [&](std::int64_t task, int slot) {
       // From the last group: with causal windows it has the most to do.
-      const RowGroup& group = p_.groups[groups_ - 1 - task / segments_.count];
-      const std::int64_t segment = task % segments_.count;
-      std::vector<Candidates> best = scan(group, segment, staged.data() + slot * floats, held.data() + slot * words);
+      const std::int64_t which = groups_ - 1 - task / segments_.count();
+      const RowGroup& group = p_.groups[which];
+      const std::int64_t segment = task % segments_.count();
+      std::vector<Candidates> best =
+          scan(group, segments_.columns(which, segment), staged.data() + slot * floats, held.data() + slot * words);
       for (std::int64_t row = group.first; row < group.last; ++row) {
         Candidates& c = best[row - group.first];
         c.shrink(topk_kernels(), k_);
-        if (segments_.count == 1) {
+        if (segments_.count() == 1) {
           emit(c, row);
         } else {
           Candidates(survivors.data() + row * survivor_words() + segment * Candidates::words(kept_), kept_).append(c);
-          counts[row * segments_.count + segment] = c.count();
+          counts[row * segments_.count() + segment] = c.count();
         }
       }
     });
-    if (segments_.count > 1) merge(survivors.data(), counts.data());
+    if (segments_.count() > 1) merge(survivors.data(), counts.data());
     if (o_.nan == NanRule::raise) nans_.refuse_any(o_.op, "q, k, weights", o_.out);
   }
 
  private:
-  std::int64_t survivor_words() const { return segments_.count * Candidates::words(kept_); }
+  std::int64_t survivor_words() const { return segments_.count() * Candidates::words(kept_); }
 
   void emit(const Candidates& best, std::int64_t row) const {
     emit_row(best.columns(), best.count(), 0, o_.out.row(row), k_);
     if (o_.ranked.keys != nullptr) emit_keys(best, o_.ranked.keys + row * k_, k_);
   }
 
-  // The candidates of the group's rows in one segment.
-  std::vector<Candidates> scan(const RowGroup& group, std::int64_t segment, float* staged, std::uint32_t* held) {
+  // The candidates of the group's rows among `columns`.
+  std::vector<Candidates> scan(const RowGroup& group, Window columns, float* staged, std::uint32_t* held) {
     std::vector<Candidates> best;
     std::vector<std::uint32_t> floors(group.last - group.first, 0);
     for (std::int64_t i = 0; i < group.last - group.first; ++i) {
       best.emplace_back(held + i * Candidates::words(capacity_), capacity_);
     }
     const TopkKernels& kernels = topk_kernels();
-    const Window columns = {segment * segments_.columns, std::min(p_.columns, (segment + 1) * segments_.columns)};
     GroupScorer(p_, staged).run(group, columns, [&](std::int64_t row, const float* scores, Window part) {
       Candidates& c = best[row - group.first];
       std::uint32_t& floor = floors[row - group.first];
@@ -94,13 +153,13 @@ class Selector {
   }
 
   void merge(std::uint32_t* survivors, const std::int64_t* counts) {
-    const std::int64_t room = segments_.count * kept_;
+    const std::int64_t room = segments_.count() * kept_;
     const Scratch<std::uint32_t> scratch(team_size(p_.rows, o_.threads) * Candidates::words(room));
     parallel_for(p_.rows, o_.threads, [&](std::int64_t row, int slot) {
       Candidates all(scratch.data() + slot * Candidates::words(room), room);
-      for (std::int64_t segment = 0; segment < segments_.count; ++segment) {
+      for (std::int64_t segment = 0; segment < segments_.count(); ++segment) {
         all.append(Candidates(survivors + row * survivor_words() + segment * Candidates::words(kept_), kept_,
-                              counts[row * segments_.count + segment]));
+                              counts[row * segments_.count() + segment]));
       }
       all.shrink(topk_kernels(), k_);
       emit(all, row);
