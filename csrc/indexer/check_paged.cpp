@@ -72,8 +72,14 @@ bool all_good(const std::byte* scales, std::int64_t n) {
 
 void require_paged_scales(std::string_view op, const ScoreProblem& p, std::int64_t request, std::int64_t length) {
   if (!p.keys.scaled()) return;
+  constexpr std::int64_t kLine = 64;
+  constexpr std::int64_t kAhead = 8;  // pages: they lie anywhere, and one alone waits for memory
   const std::int64_t page_size = p.keys.cache.page_size;
   for (std::int64_t first = 0; first < length; first += page_size) {
+    if (const std::int64_t next = first + kAhead * page_size; next < length) {
+      const std::byte* soon = p.keys.cache.tail(p.keys.slot(request, next), sizeof(float));
+      for (std::int64_t i = 0; i < page_size * 4; i += kLine) __builtin_prefetch(soon + i);
+    }
     const std::byte* scales = p.keys.cache.tail(p.keys.slot(request, first), sizeof(float));
     if (all_good(scales, std::min(page_size, length - first))) continue;
     for (std::int64_t s = first; s < length; ++s) {

@@ -69,6 +69,7 @@ Window GroupScorer::load_queries(const RowGroup& group, Window columns) {
   return needed;
 }
 
+// Rows go to the second level: the first one holds the packed panel and a row's queries, and nothing else fits.
 void GroupScorer::prefetch(const RowGroup& group, Window columns) const {
   constexpr std::int64_t kLine = 64;
   const KeySource& keys = problem_.keys;
@@ -77,7 +78,11 @@ void GroupScorer::prefetch(const RowGroup& group, Window columns) const {
   for (std::int64_t s = columns.begin; s < columns.end;) {
     const std::int64_t run = std::min(columns.end - s, cache.page_size - s % cache.page_size);
     const std::byte* begin = cache.token(keys.slot(group.request, s));
-    for (std::int64_t i = 0; i < run * cache.token_stride; i += kLine) __builtin_prefetch(begin + i);
+    for (std::int64_t i = 0; i < run * cache.token_stride; i += kLine) __builtin_prefetch(begin + i, 0, 2);
+    if (keys.scaled()) {
+      const std::byte* scales = cache.tail(keys.slot(group.request, s), sizeof(float));
+      for (std::int64_t i = 0; i < run * 4; i += kLine) __builtin_prefetch(scales + i);
+    }
     s += run;
   }
 }

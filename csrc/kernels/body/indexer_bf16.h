@@ -47,13 +47,21 @@ inline void score_heads(const int32_t* q, const float* weights, int64_t pairs, c
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kTileVecs; ++v) dot[h][v] = Vec::zero();
   }
-  for (int64_t p = 0; p < pairs; ++p) {
+  const auto step = [&](int64_t p) {
     __m512bh key[kTileVecs];
     for (int v = 0; v < kTileVecs; ++v) key[v] = (__m512bh)_mm512_loadu_ps(panel + (v * pairs + p) * 16);
     for (int h = 0; h < kHeads; ++h) {
       const __m512bh x = (__m512bh)_mm512_set1_epi32(q[h * pairs + p]);
       for (int v = 0; v < kTileVecs; ++v) dot[h][v] = _mm512_dpbf16_ps(dot[h][v], x, key[v]);
     }
+  };
+  // The queries of a group's rows lie in L2, one behind the other: streams that end before the hardware has learned
+  // them. A line of the next tile for every two pairs, which are always even in number.
+  const char* next = (const char*)(q + kHeads * pairs);
+  for (int64_t p = 0; p < pairs; p += 2) {
+    _mm_prefetch(next + p * (kTileHeads * 4), _MM_HINT_T0);
+    step(p);
+    step(p + 1);
   }
   for (int h = 0; h < kHeads; ++h) {
     const Vec::Float w = Vec::broadcast(weights[h]);
