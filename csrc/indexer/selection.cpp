@@ -1,87 +1,14 @@
 #include "indexer/selection.h"
 
 #include <algorithm>
-#include <limits>
-#include <utility>
 #include <vector>
 
 #include "core/parallel.h"
+#include "indexer/segments.h"
 
 namespace sparsespan::indexer {
 
 namespace {
-
-// Tasks = groups x segments of columns. Several segments only where there are few groups: each keeps its own best k,
-// and a second pass merges them. The segments of a group have the same number of scores, not of columns: with causal
-// windows the first columns are seen by more rows.
-class Segments {
- public:
-  Segments(const ScoreProblem& p, std::int64_t k, int threads) {
-    constexpr std::int64_t kTasksPerThread = 4;
-    const auto groups = static_cast<std::int64_t>(p.groups.size());
-    const std::int64_t team = team_size(std::numeric_limits<int>::max(), threads);
-    std::int64_t most = 0;
-    for (const RowGroup& group : p.groups) most = std::max(most, needed(p, group).size());
-    const std::int64_t useful = std::max<std::int64_t>(1, most / std::max(kLeastColumns, k));
-    if (groups > 0 && team > 1) count_ = std::clamp<std::int64_t>(ceil_div(kTasksPerThread * team, groups), 1, useful);
-    for (const RowGroup& group : p.groups) cut(p, group);
-  }
-
-  std::int64_t count() const { return count_; }
-  Window columns(std::int64_t group, std::int64_t segment) const {
-    const std::int64_t* at = bounds_.data() + group * (count_ + 1) + segment;
-    return {at[0], at[1]};
-  }
-  std::int64_t widest() const { return widest_; }
-
- private:
-  static constexpr std::int64_t kLeastColumns = 1024;
-
-  static Window needed(const ScoreProblem& p, const RowGroup& group) {
-    Window all;
-    for (std::int64_t row = group.first; row < group.last; ++row) {
-      const Window w = p.windows[row];
-      if (w.size() > 0) all = all.size() == 0 ? w : Window{std::min(all.begin, w.begin), std::max(all.end, w.end)};
-    }
-    return all;
-  }
-
-  // Appends the group's bounds: where the count of scores passes the next part of their sum, on the border of a panel.
-  void cut(const ScoreProblem& p, const RowGroup& group) {
-    std::vector<std::pair<std::int64_t, int>> steps;  // column, change of how many rows see it
-    std::int64_t sum = 0;
-    for (std::int64_t row = group.first; row < group.last; ++row) {
-      const Window w = p.windows[row];
-      if (w.size() == 0) continue;
-      sum += w.size();
-      steps.insert(steps.end(), {{w.begin, 1}, {w.end, -1}});
-    }
-    std::sort(steps.begin(), steps.end());
-    const Window all = needed(p, group);
-    const std::int64_t panel = p.kernels->panel_keys;
-    std::size_t step = 0;
-    std::int64_t at = all.begin;
-    std::int64_t rows = 0;
-    std::int64_t passed = 0;
-    bounds_.push_back(all.begin);
-    for (std::int64_t segment = 1; segment <= count_; ++segment) {
-      const std::int64_t wanted = sum / count_ * segment;
-      for (; step < steps.size() && passed + (steps[step].first - at) * rows <= wanted; ++step) {
-        passed += (steps[step].first - at) * rows;
-        at = steps[step].first;
-        rows += steps[step].second;
-      }
-      const std::int64_t exact = at + (rows > 0 ? (wanted - passed) / rows : 0);
-      const std::int64_t bound = segment == count_ ? all.end : std::min(all.end, round_up(exact, panel));
-      widest_ = std::max(widest_, bound - bounds_.back());
-      bounds_.push_back(bound);
-    }
-  }
-
-  std::int64_t count_ = 1;
-  std::int64_t widest_ = 0;
-  std::vector<std::int64_t> bounds_;  // [groups][count + 1]
-};
 
 class Selector {
  public:

@@ -75,6 +75,18 @@ def test_long_rows_in_segments(rng, kind, rows):
             np.testing.assert_array_equal(select(q, k, weights, ks, ke, None, n, threads=threads), expected)
 
 
+def test_segments_of_windows_that_lie_apart(rng):
+    """Where a group is cut depends on its rows' windows and on the threads; what is chosen does not."""
+    keys, n = 40000, 300
+    ks = np.array([30000, 5, 0, 11, 20000, 39000])
+    ke = np.array([36000, 5, 40000, 9000, 20001, 40000])
+    q, k, weights, scale = inputs(rng, len(ks), keys, 2, 32)
+    for _ in each_isa():
+        expected = two_steps(q, k, weights, ks, ke, scale, n)
+        for threads in (1, 2, 3, 8):
+            np.testing.assert_array_equal(select(q, k, weights, ks, ke, scale, n, threads=threads), expected)
+
+
 def test_boundary_lengths(rng):
     """Ends as vLLM tests them: 0, 1, 31, ..., around k = 2048; and starts that are not 0."""
     ends = np.array([0, 1, 31, 127, 1024, 2047, 2048, 2049, 2050, 3000])
