@@ -57,13 +57,18 @@ class Progress {
 
 Segments::Segments(const ScoreProblem& p, std::int64_t k, int threads) {
   constexpr std::int64_t kTasksPerThread = 4;
-  constexpr std::int64_t kLeastColumns = 2048;
+  constexpr std::int64_t kCheap = 2048;  // columns from which on a segment's own choice costs little
+  constexpr std::int64_t kLeast = 512;   // columns that are worth a thread of their own
   const auto groups = static_cast<std::int64_t>(p.groups.size());
   const std::int64_t team = team_size(std::numeric_limits<int>::max(), threads);
   std::int64_t most = 0;
   for (const RowGroup& group : p.groups) most = std::max(most, seen_by(p, group).size());
-  const std::int64_t useful = std::max<std::int64_t>(1, most / std::max(kLeastColumns, 2 * k));
-  if (groups > 0 && team > 1) count_ = std::clamp<std::int64_t>(ceil_div(kTasksPerThread * team, groups), 1, useful);
+  if (groups > 0 && team > 1) {
+    const std::int64_t cheap = most / std::max(kCheap, 2 * k);
+    const std::int64_t needed = std::min(ceil_div(team, groups), most / kLeast);  // or threads have nothing to do
+    const std::int64_t useful = std::max<std::int64_t>({1, cheap, needed});
+    count_ = std::min(ceil_div(kTasksPerThread * team, groups), useful);
+  }
   for (const RowGroup& group : p.groups) cut(p, group);
 }
 

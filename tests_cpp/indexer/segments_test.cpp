@@ -52,6 +52,17 @@ TEST(Segments, HaveEqualWorkUnderCausalWindows) {
   expect_even(p, segments);
 }
 
+TEST(Segments, AreShortRatherThanLeaveThreadsWithoutWork) {
+  const ScoreProblem p = problem(std::vector<Window>(16, {0, 4096}));
+  for (const int threads : {2, 5, 8}) {
+    const Segments segments(p, 2048, threads);
+    EXPECT_EQ(segments.count(), threads);
+    expect_even(p, segments);
+  }
+  EXPECT_EQ(Segments(p, 2048, 40).count(), 8);
+  EXPECT_EQ(Segments(problem(std::vector<Window>(16, {0, 1000})), 2048, 2).count(), 1);
+}
+
 TEST(Segments, FollowWindowsThatLieApartOrAreEmpty) {
   const ScoreProblem p = problem({{90000, 96000}, {}, {50, 30000}, {70001, 70002}, {90000, 99999}});
   for (const int threads : {1, 2, 3}) {
