@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from goals import ENOUGH
 from quiet import Waits, come_to_rest
 from session import SESSION, median, quartiles
 
@@ -155,7 +156,12 @@ def _copy_of(moved: float) -> Call:
 
 
 def _enough(runs: list[Run], turns: int) -> bool:
-    return all(len(run.fast()) * run.stride >= min(turns, 5) for run in runs)
+    """Five fast samples of each, fewer of who sits turns out; but three where goals look, however long that takes."""
+
+    def wanted(run: Run) -> float:
+        return max(min(turns, 5) / run.stride, min(turns, ENOUGH) if run.level in ("", SESSION.top()) else 0)
+
+    return all(len(run.fast()) >= wanted(run) for run in runs)
 
 
 def _plan(runs: list[Run], turns: int, seconds: float) -> int:
@@ -215,9 +221,8 @@ def _measure(runs: list[Run], turns: int, where: str = "", seconds: float = 0.0)
 
 def _facts(run: Run, flops: float, moved: float, copy: Run | None) -> dict[str, object]:
     """What one side says of itself: time, rates, fractions of what the machine gave around it."""
-    samples = run.typical()
+    samples, fast = run.typical(), len(run.fast())
     seconds = median([s.seconds for s in samples])
-    fast = len(run.fast())
     facts: dict[str, object] = {"ours_ms": seconds * 1e3, "fast": fast, "bracket": f"{fast}/{len(run.samples)} fast"}
     if flops:
         facts |= {

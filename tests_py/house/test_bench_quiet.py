@@ -132,3 +132,13 @@ def test_a_layer_gets_more_turns_until_three_pairs_are_fast(bench, monkeypatch):
         assert made.count("sparsespan") == made.count("eager") == turns and made.count("sdpa") == 1
         row = layer._time_row("eager", found["sparsespan"], found["eager"])
         assert row["pairs"] == pairs and row["ratio"] == pytest.approx(6.0)
+
+
+def test_who_sits_turns_out_still_gets_the_three_pairs_that_a_goal_needs(bench, events):
+    timing, session = bench("timing"), bench("session")
+    levels = session.SESSION.levels()
+    for level, fast, enough in (("", 2, False), ("", 3, True), (levels[-1], 2, False), (levels[0], 1, len(levels) > 1)):
+        run = timing.Run("run", level, lambda: None, stride=8)
+        run.samples = {8 * i: timing.Sample(1.0, [100.0, 100.0]) for i in range(fast)}
+        assert timing._enough([run], 15) is enough
+        assert timing._enough([run], 1)
