@@ -44,11 +44,13 @@ inline MergeWeights merge_weights(float lse_a, float lse_b) {
   if (empty_a && empty_b) return {0.0F, 0.0F, kMinusInf};
   if (empty_a) return {0.0F, 1.0F, lse_b};
   if (empty_b) return {1.0F, 0.0F, lse_a};
-  const double m = lse_a > lse_b ? lse_a : lse_b;
-  const double a = std::exp(lse_a - m);
-  const double b = std::exp(lse_b - m);
-  const double sum = a + b;
-  return {static_cast<float>(a / sum), static_cast<float>(b / sum), static_cast<float>(m + std::log(sum))};
+  const bool a_leads = lse_a > lse_b;
+  const float both[2] = {lse_a, lse_b};  // looked up, not chosen by branches that nobody can predict
+  const double m = both[!a_leads];
+  const double rest = std::exp(both[a_leads] - m);
+  const double sum = 1.0 + rest;  // exp(m - m) = 1
+  const float weights[2] = {static_cast<float>(rest / sum), static_cast<float>(1.0 / sum)};
+  return {weights[a_leads], weights[!a_leads], static_cast<float>(m + std::log(sum))};
 }
 
 }  // namespace sparsespan

@@ -20,6 +20,9 @@ py::array empty_pool(std::int64_t bytes, int threads) {
 
 }  // namespace
 
-void register_memory(py::module_& m) { m.def("empty_pool", &empty_pool, py::arg("bytes"), py::arg("threads") = 0); }
+void register_memory(py::module_& m) {
+  m.def("empty_pool", &empty_pool, py::arg("bytes"), py::arg("threads") = 0);
+  m.def("last_level_cache_bytes", &last_level_cache_bytes);
+}
 
 }  // namespace sparsespan::bindings

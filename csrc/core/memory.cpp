@@ -5,24 +5,49 @@
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <new>
+#include <string>
 
 #include "core/parallel.h"
 
 namespace sparsespan {
 
-bool outgrows_caches(std::int64_t bytes) {
-  static const std::int64_t last_level = [] {
-    constexpr std::int64_t kUsual = 32 << 20;
-#ifdef _SC_LEVEL3_CACHE_SIZE
-    const long size = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return size > 0 ? static_cast<std::int64_t>(size) : kUsual;
-#else
-    return kUsual;
-#endif
-  }();
-  return bytes >= last_level;
+namespace {
+
+// One of Linux's descriptions of the caches of CPU 0, "3" or "32768K", in bytes; -1 where there is none.
+std::int64_t described(int cache, const char* what) {
+  std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(cache) + "/" + what);
+  std::int64_t value = -1;
+  char unit = 0;
+  if (!(file >> value)) return -1;
+  file >> unit;
+  return unit == 'K' ? value << 10 : unit == 'M' ? value << 20 : value;
 }
+
+std::int64_t find_last_level_cache() {
+  std::int64_t level = 0;
+  std::int64_t size = 0;
+  for (int cache = 0; described(cache, "level") > 0; ++cache) {
+    if (described(cache, "level") < level) continue;
+    level = described(cache, "level");
+    size = described(cache, "size");
+  }
+  if (level >= 2 && size > 0) return size;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+  if (const long named = sysconf(_SC_LEVEL3_CACHE_SIZE); named > 0) return named;
+#endif
+  return std::int64_t{32} << 20;
+}
+
+}  // namespace
+
+std::int64_t last_level_cache_bytes() {
+  static const std::int64_t size = find_last_level_cache();
+  return size;
+}
+
+bool outgrows_caches(std::int64_t bytes) { return bytes >= last_level_cache_bytes(); }
 
 namespace {
 

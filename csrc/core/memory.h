@@ -7,6 +7,10 @@
 
 namespace sparsespan {
 
+// The last-level cache that a core of this machine can use: what the system says of CPU 0, not the C library, which
+// may add up the caches of all core complexes of a processor (glibc 2.36 says 320 MB of a core's 32).
+std::int64_t last_level_cache_bytes();
+
 // Whether so many bytes leave nothing of themselves in the last-level cache: who writes them does better to write past
 // it. Decides about speed only, never about bits.
 bool outgrows_caches(std::int64_t bytes);

@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from sparsespan import quant
+from sparsespan import _core, quant
 from sparsespan.attention import merge_states
 from sparsespan.testing import each_isa
 from sparsespan.transform import hadamard_transform
@@ -12,16 +12,7 @@ from sparsespan.transform import hadamard_transform
 BF16 = ml_dtypes.bfloat16
 
 
-def _last_level_bytes() -> int:
-    import os
-
-    try:
-        return max(os.sysconf("SC_LEVEL3_CACHE_SIZE"), 32 << 20)
-    except (ValueError, OSError):
-        return 32 << 20
-
-
-LARGE = _last_level_bytes() + (1 << 20)
+LARGE = _core.last_level_cache_bytes() + (1 << 20)
 if LARGE > 1 << 29:
     pytest.skip("the last-level cache is larger than this test wants to be", allow_module_level=True)
 
@@ -41,6 +32,17 @@ def test_hadamard(offset):
         got = hadamard_transform(x, out=_at(offset, x.shape, np.float32))
         assert (got[:1024].view(np.uint32) == small.view(np.uint32)).all(), isa
         assert (got[1024:2048] == small).all() and (got[-(rows % 1024 or 1024) :] == small[: rows % 1024 or 1024]).all()
+
+
+@pytest.mark.parametrize("offset", [0, 8])
+def test_hadamard_of_bfloat16(offset):
+    rows = LARGE // 256
+    x = np.resize(np.random.default_rng(3).standard_normal((1000, 128)).astype(BF16), (rows, 128))
+    small = hadamard_transform(x[:1000], 0.1).view(np.uint16)
+    for isa in each_isa():
+        got = hadamard_transform(x, 0.1, out=_at(offset, x.shape, BF16)).view(np.uint16)
+        assert (got[: rows // 1000 * 1000].reshape(-1, 1000, 128) == small).all(), isa
+        assert (got[rows // 1000 * 1000 :] == small[: rows % 1000]).all(), isa
 
 
 def test_convert_and_read():

@@ -28,19 +28,20 @@ struct Pairs {
     return {_mm512_permutex2var_ps(low, even, high),
             _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high)};
   }
-  // Exchanges the bit that tells a from b with bit `len` / 2 of the lane: where a and b held x and x + len / 2 ... of
-  // each block, they now hold its parts that a butterfly of `len` combines.
-  template <int len>
+  // 32 bfloat16 and their first butterfly: a the sums of elements 2 i and 2 i + 1, b the differences. Each is a dot
+  // product of two with ones (1, -1) on top of -0, which leaves the sign of every zero as an addition would; rounded
+  // once, exact but for subnormals, which it takes and gives as zeros.
+  static Pair butterflies(__m512i x) {
+    const __m512 nothing = _mm512_set1_ps(-0.0F);
+    return {_mm512_dpbf16_ps(nothing, (__m512bh)x, (__m512bh)_mm512_set1_epi32(0x3F803F80)),
+            _mm512_dpbf16_ps(nothing, (__m512bh)x, (__m512bh)_mm512_set1_epi32((int)0xBF803F80))};
+  }
+  // The bit of the place that tells a from b goes into the lanes' numbers, the least bit of these comes out: twice for
+  // the bits within 128-bit lanes, twice for those of the lanes, and a and b hold 16 neighbours each.
+  template <bool within>
   static Pair regroup(Pair m) {
-    if (len == 2) return {_mm512_mask_moveldup_ps(m.a, 0xAAAA, m.b), _mm512_mask_movehdup_ps(m.b, 0x5555, m.a)};
-    if (len == 4) {
-      return {_mm512_mask_permute_ps(m.a, 0xCCCC, m.b, 0x44), _mm512_mask_permute_ps(m.b, 0x3333, m.a, 0xEE)};
-    }
-    if (len == 8) {
-      return {_mm512_mask_shuffle_f32x4(m.a, 0xF0F0, m.b, m.b, 0xA0),
-              _mm512_mask_shuffle_f32x4(m.b, 0x0F0F, m.a, m.a, 0xF5)};
-    }
-    return {_mm512_shuffle_f32x4(m.a, m.b, 0x44), _mm512_shuffle_f32x4(m.a, m.b, 0xEE)};
+    if (within) return {_mm512_shuffle_ps(m.a, m.b, 0x88), _mm512_shuffle_ps(m.a, m.b, 0xDD)};
+    return {_mm512_shuffle_f32x4(m.a, m.b, 0x88), _mm512_shuffle_f32x4(m.a, m.b, 0xDD)};
   }
   // Whether some of vecs * 32 bfloat16 is not zero and less than the one with half these bits.
   template <int vecs>
@@ -93,6 +94,37 @@ struct Pairs {
     for (int i = 0; i < 32; ++i) t.word[i] = (uint16_t)(i / 2 + i % 2 * 16);
     return t;
   }();
+};
+
+// 64 bytes after 64 bytes past the caches, to any multiple of 4: whole lines, each put together from two vectors, so
+// that only the first and the last line of a run are shared with others.
+struct Lines {
+  explicit Lines(char* to)
+      : line((char*)((uint64_t)to & ~(uint64_t)63)),
+        shift((int)((uint64_t)to % 64 / 4)),
+        place(_mm512_add_epi32(_mm512_set1_epi32(16 - shift),
+                               _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))) {}
+  void put(__m512i v) {
+    const __m512i whole = _mm512_permutex2var_epi32(held, place, v);
+    if (__builtin_expect(fresh && shift != 0, 0)) {
+      _mm512_mask_storeu_epi32(line, (__mmask16)(0xFFFFU << shift), whole);
+    } else {
+      _mm512_stream_si512((__m512i*)line, whole);
+    }
+    fresh = false;
+    held = v;
+    line += 64;
+  }
+  void finish() {
+    if (fresh || shift == 0) return;
+    _mm512_mask_storeu_epi32(line, (__mmask16)((1U << shift) - 1), _mm512_permutex2var_epi32(held, place, held));
+  }
+
+  char* line;
+  int shift;  // words of the first line that are not ours
+  __m512i place;
+  __m512i held = _mm512_setzero_si512();  // the last vector
+  bool fresh = true;
 };
 
 }  // namespace
