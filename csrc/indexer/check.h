@@ -30,6 +30,7 @@ struct PagedKeys {
   const Tensor& block_table;   // [B, max_blocks]
   std::int64_t page_size;
   std::string_view layout;
+  int threads = 0;  // that look at the scales
 };
 // Keys in a paged cache; a row's window is [0, its length), and `columns` becomes the longest of them.
 void set_paged_keys(std::string_view op, const PagedKeys& keys, const Tensor& q, Validate validate,

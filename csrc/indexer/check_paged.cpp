@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
+#include "core/parallel.h"
 #include "indexer/check.h"
 
 namespace sparsespan::indexer {
@@ -70,25 +72,47 @@ bool all_good(const std::byte* scales, std::int64_t n) {
   return worst < 0x7F800000U;
 }
 
-void require_paged_scales(std::string_view op, const ScoreProblem& p, std::int64_t request, std::int64_t length) {
-  if (!p.keys.scaled()) return;
+// Tokens [first, last) of a request, from the border of a page on.
+struct Stretch {
+  std::int64_t request;
+  std::int64_t first;
+  std::int64_t last;
+};
+
+void require_scales(std::string_view op, const ScoreProblem& p, const Stretch& at) {
   constexpr std::int64_t kLine = 64;
   constexpr std::int64_t kAhead = 8;  // pages: they lie anywhere, and one alone waits for memory
   const std::int64_t page_size = p.keys.cache.page_size;
-  for (std::int64_t first = 0; first < length; first += page_size) {
-    if (const std::int64_t next = first + kAhead * page_size; next < length) {
-      const std::byte* soon = p.keys.cache.tail(p.keys.slot(request, next), sizeof(float));
+  for (std::int64_t first = at.first; first < at.last; first += page_size) {
+    if (const std::int64_t next = first + kAhead * page_size; next < at.last) {
+      const std::byte* soon = p.keys.cache.tail(p.keys.slot(at.request, next), sizeof(float));
       for (std::int64_t i = 0; i < page_size * 4; i += kLine) __builtin_prefetch(soon + i);
     }
-    const std::byte* scales = p.keys.cache.tail(p.keys.slot(request, first), sizeof(float));
-    if (all_good(scales, std::min(page_size, length - first))) continue;
-    for (std::int64_t s = first; s < length; ++s) {
-      const float scale = p.keys.scale(request, s);
+    const std::byte* scales = p.keys.cache.tail(p.keys.slot(at.request, first), sizeof(float));
+    if (all_good(scales, std::min(page_size, at.last - first))) continue;
+    for (std::int64_t s = first; s < at.last; ++s) {
+      const float scale = p.keys.scale(at.request, s);
       if (scale >= 0.0F && std::isfinite(scale)) continue;
-      refuse_value(op, "kv_cache", "has a scale of ", scale, " at request ", request, ", position ", s,
+      refuse_value(op, "kv_cache", "has a scale of ", scale, " at request ", at.request, ", position ", s,
                    ", needs finite scales that are not negative");
     }
   }
+}
+
+// Of scales that cannot be, the first one of the first request is named, by however many threads they are looked at.
+void require_paged_scales(std::string_view op, const ScoreProblem& p, const std::vector<std::int64_t>& lengths,
+                          int threads) {
+  constexpr std::int64_t kPages = 512;  // 40 us
+  if (!p.keys.scaled()) return;
+  const std::int64_t step = kPages * p.keys.cache.page_size;
+  std::vector<Stretch> stretches;
+  for (std::size_t b = 0; b < lengths.size(); ++b) {
+    for (std::int64_t first = 0; first < lengths[b]; first += step) {
+      stretches.push_back({static_cast<std::int64_t>(b), first, std::min(lengths[b], first + step)});
+    }
+  }
+  parallel_for(static_cast<std::int64_t>(stretches.size()), threads,
+               [&](std::int64_t i, int) { require_scales(op, p, stretches[i]); });
 }
 
 }  // namespace
@@ -112,15 +136,17 @@ void set_paged_keys(std::string_view op, const PagedKeys& keys, const Tensor& q,
   const std::int64_t next_n = rows_per_request(op, q, requests, p.rows);
   set_lengths(op, keys, next_n, p);
   require_int32_columns(op, "context_lens", p.columns);
-  for (std::int64_t b = 0; b < requests && next_n > 0; ++b) {
-    std::int64_t longest = 0;
-    for (std::int64_t row = b * next_n; row < (b + 1) * next_n; ++row) longest = std::max(longest, p.windows[row].end);
-    require_pages(op, p, b, longest);
-    if (validate == Validate::full) require_paged_scales(op, p, b, longest);
+  std::vector<std::int64_t> longest(next_n > 0 ? requests : 0);
+  for (std::int64_t b = 0; b < static_cast<std::int64_t>(longest.size()); ++b) {
+    for (std::int64_t row = b * next_n; row < (b + 1) * next_n; ++row) {
+      longest[b] = std::max(longest[b], p.windows[row].end);
+    }
+    require_pages(op, p, b, longest[b]);
     for (std::int64_t row = b * next_n; row < (b + 1) * next_n; row += kGroupRows) {
       p.groups.push_back({row, std::min((b + 1) * next_n, row + kGroupRows), b});
     }
   }
+  if (validate == Validate::full) require_paged_scales(op, p, longest, keys.threads);
   p.choose_kernels();
 }
 

@@ -12,8 +12,8 @@ constexpr std::string_view kOp = "paged_mqa_logits";
 indexer::ScoreProblem validate(const PagedMqaLogitsParams& p) {
   indexer::ScoreProblem problem;
   indexer::set_queries(kOp, p.q, p.weights, true, problem);
-  indexer::set_paged_keys(kOp, {p.kv_cache, p.context_lens, p.block_table, p.page_size, p.layout}, p.q, p.validate,
-                          problem);
+  indexer::set_paged_keys(kOp, {p.kv_cache, p.context_lens, p.block_table, p.page_size, p.layout, p.threads}, p.q,
+                          p.validate, problem);
   if (p.max_context_len < problem.columns) {
     refuse_value(kOp, "max_context_len", "is ", p.max_context_len, ", needs at least ", problem.columns,
                  ", the longest row");

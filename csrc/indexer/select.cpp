@@ -38,8 +38,8 @@ void paged_select(const PagedSelectParams& p) {
   constexpr std::string_view kOp = "paged_select";
   indexer::ScoreProblem problem;
   indexer::set_queries(kOp, p.q, p.weights, true, problem);
-  indexer::set_paged_keys(kOp, {p.kv_cache, p.context_lens, p.block_table, p.page_size, p.layout}, p.q, p.validate,
-                          problem);
+  indexer::set_paged_keys(kOp, {p.kv_cache, p.context_lens, p.block_table, p.page_size, p.layout, p.threads}, p.q,
+                          p.validate, problem);
   require_topk(kOp, p.topk);
   require_output(kOp, "out", p.out, DType::int32, {problem.rows, p.topk}, "[T, topk]",
                  {&p.q, &p.kv_cache, &p.weights, &p.context_lens, &p.block_table});
