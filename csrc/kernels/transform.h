@@ -35,15 +35,20 @@ struct RopeHeads {
   bool stream;  // out is not read again soon, nor is it `in`; a hint that needs a fence() afterwards
 };
 
-// One row, n >= 1. Row sums: element i goes to partial i % 16, partials merge in strides 8, 4, 2, 1.
-struct NormRow {
+// Rows of n >= 1. Row sums: element i goes to partial i % 16, partials merge in strides 8, 4, 2, 1.
+struct NormRows {
   const void* x;
   const void* residual;  // added to x first; or null
   void* residual_out;    // x + residual
   void* out;             // may be x, as residual_out may be residual
+  std::int64_t x_stride;
+  std::int64_t residual_stride;
+  std::int64_t residual_out_stride;
+  std::int64_t out_stride;
   const float* w;
   const float* b;  // or null
   float* row;      // scratch [n]
+  std::int64_t rows;
   std::int64_t n;
   float eps;
   bool bfloat16;
@@ -55,8 +60,8 @@ struct TransformKernels {
   void (*rope_half_split)(const RopeHeads&) noexcept;   // pairs (i, i + half)
   void (*rope_interleaved)(const RopeHeads&) noexcept;  // pairs (2i, 2i + 1)
   void (*fence)() noexcept;                             // after the last streamed heads of a task
-  void (*rms_norm)(const NormRow&) noexcept;            // x / sqrt(mean(x^2) + eps) * w
-  void (*layer_norm)(const NormRow&) noexcept;          // (x - mean) / sqrt(var + eps) * w + b
+  void (*rms_norm)(const NormRows&) noexcept;           // x / sqrt(mean(x^2) + eps) * w
+  void (*layer_norm)(const NormRows&) noexcept;         // (x - mean) / sqrt(var + eps) * w + b
 };
 
 const TransformKernels& transform_kernels();

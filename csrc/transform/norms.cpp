@@ -5,7 +5,7 @@
 #include <cstddef>
 
 #include "core/convert.h"
-#include "core/parallel.h"
+#include "core/row_blocks.h"
 #include "core/scratch.h"
 #include "kernels/transform.h"
 #include "transform/in_place.h"
@@ -74,23 +74,26 @@ std::byte* row_at(const Tensor& x, std::int64_t t) {
   return x ? static_cast<std::byte*>(x.data) + t * x.strides[0] * size_of(x.dtype) : nullptr;
 }
 
-// Runs kernel(NormRow) over all rows; fill(NormRow&, t) sets what belongs to the op.
+// Rows in blocks, each block to the kernel; fill(NormRows&, first row) sets what belongs to the op.
 template <class Kernel, class Fill>
-void for_each_row(const Tensor& x, const Tensor& out, int threads, Kernel kernel, const Fill& fill) {
+void for_each_block(const Tensor& x, const Tensor& out, int threads, Kernel kernel, const Fill& fill) {
   const std::int64_t rows = x.shape[0];
   const std::int64_t n = x.shape[1];
   if (rows == 0 || n == 0) return;
   const std::int64_t room = round_up(n, 16);
-  const Scratch<float> scratch(row_team_size(rows, n, threads) * room);
-  parallel_rows(rows, n, threads, [&](std::int64_t t, int slot) {
-    NormRow row = {};
-    row.x = row_at(x, t);
-    row.out = row_at(out, t);
-    row.row = scratch.data() + slot * room;
-    row.n = n;
-    row.bfloat16 = x.dtype == DType::bfloat16;
-    fill(row, t);
-    kernel(row);
+  const Scratch<float> scratch(block_team_size(rows, n, threads) * room);
+  parallel_row_blocks(rows, n, threads, [&](std::int64_t first, std::int64_t last, int slot) {
+    NormRows block = {};
+    block.x = row_at(x, first);
+    block.out = row_at(out, first);
+    block.x_stride = x.strides[0];
+    block.out_stride = out.strides[0];
+    block.row = scratch.data() + slot * room;
+    block.rows = last - first;
+    block.n = n;
+    block.bfloat16 = x.dtype == DType::bfloat16;
+    fill(block, first);
+    kernel(block);
   });
 }
 
@@ -99,12 +102,14 @@ void for_each_row(const Tensor& x, const Tensor& out, int threads, Kernel kernel
 void rms_norm(const RmsNormParams& p) {
   validate(p);
   const auto w = widen(p.w);
-  for_each_row(p.x, p.out, p.threads, transform_kernels().rms_norm, [&](NormRow& row, std::int64_t t) {
-    row.residual = row_at(p.residual, t);
-    row.residual_out = row_at(p.residual_out, t);
-    row.w = w.data();
-    row.eps = p.eps;
-    row.cast_before = p.cast == NormCast::before;
+  for_each_block(p.x, p.out, p.threads, transform_kernels().rms_norm, [&](NormRows& rows, std::int64_t first) {
+    rows.residual = row_at(p.residual, first);
+    rows.residual_out = row_at(p.residual_out, first);
+    rows.residual_stride = p.residual.strides[0];
+    rows.residual_out_stride = p.residual_out.strides[0];
+    rows.w = w.data();
+    rows.eps = p.eps;
+    rows.cast_before = p.cast == NormCast::before;
   });
 }
 
@@ -112,10 +117,10 @@ void layer_norm(const LayerNormParams& p) {
   validate(p);
   const auto w = widen(p.w);
   const auto b = widen(p.b);
-  for_each_row(p.x, p.out, p.threads, transform_kernels().layer_norm, [&](NormRow& row, std::int64_t) {
-    row.w = w.data();
-    row.b = b.data();
-    row.eps = p.eps;
+  for_each_block(p.x, p.out, p.threads, transform_kernels().layer_norm, [&](NormRows& rows, std::int64_t) {
+    rows.w = w.data();
+    rows.b = b.data();
+    rows.eps = p.eps;
   });
 }
 

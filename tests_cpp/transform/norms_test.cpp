@@ -4,6 +4,7 @@
 
 #include <Eigen/Dense>
 #include <cmath>
+#include <cstring>
 
 #include "support.h"
 
@@ -43,6 +44,43 @@ TEST(Norms, EqualFloat64) {
           EXPECT_NEAR(rms.data[t * n + i], expected_rms(i), relative * std::fabs(expected_rms(i)));
           EXPECT_NEAR(layer.data[t * n + i], expected_layer(i),
                       relative * (spread * std::fabs(wide_w(i)) + std::fabs(b.data[i])));
+        }
+      }
+    }
+  }
+}
+
+// Rows whose passes overlap, in other memory and in place, beside each row for itself; values down to subnormal
+// results.
+TEST(Norms, HalvesHaveTheSameBitsAtEveryLevelInAnyCompany) {
+  for (const int n : {32, 96, 100, 512}) {
+    auto w = test::random_array<float>({n}, 5);
+    auto b = test::random_array<float>({n}, 6);
+    for (int i = 0; i < n; i += 3) w.data[i] *= 0x1p-125F, b.data[i] *= 0x1p-126F;
+    for (const int rows : {1, 2, 3, 6}) {
+      const auto x = test::random_array<BFloat16>({rows, n}, 7U + n + rows);
+      const auto run = [&](int op, Array<BFloat16>& from, Array<BFloat16>& to) {
+        if (op == 2) return layer_norm({.x = from.tensor(), .w = w.tensor(), .b = b.tensor(), .out = to.tensor()});
+        const auto cast = op == 0 ? NormCast::after : NormCast::before;
+        rms_norm({.x = from.tensor(), .w = w.tensor(), .out = to.tensor(), .eps = 1e-6F, .cast = cast});
+      };
+      for (const int op : {0, 1, 2}) {
+        std::vector<BFloat16> first;
+        for (const Isa isa : test::available_isas()) {
+          const test::IsaScope scope(isa);
+          Array<BFloat16> from = x;
+          Array<BFloat16> out({rows, n});
+          run(op, from, out);
+          if (first.empty()) first = out.data;
+          EXPECT_TRUE(test::same_bits(first, out.data)) << name_of(isa) << " " << n << " " << rows << " " << op;
+          run(op, from, from);
+          EXPECT_TRUE(test::same_bits(first, from.data)) << name_of(isa) << " " << n << " " << rows << " " << op;
+          for (int t = 0; t < rows; ++t) {
+            Array<BFloat16> one({1, n});
+            std::memcpy(one.data.data(), x.data.data() + t * n, 2U * n);
+            run(op, one, one);
+            EXPECT_EQ(std::memcmp(one.data.data(), first.data() + t * n, 2U * n), 0) << name_of(isa) << " " << t;
+          }
         }
       }
     }

@@ -14,6 +14,7 @@
 #include "kernels/body/rope.h"
 #include "kernels/body/transform.h"
 
+#include "kernels/body/norm_pairs.h"
 #include "kernels/body/transform_pairs.h"
 
 namespace sparsespan {
@@ -24,8 +25,8 @@ const TransformKernels avx512_bf16_transform_kernels = {
     .rope_half_split = rope_half_split_pairs,
     .rope_interleaved = rope_interleaved_pairs,
     .fence = fence,
-    .rms_norm = rms_norm,
-    .layer_norm = layer_norm,
+    .rms_norm = rms_norm_pairs,
+    .layer_norm = layer_norm_pairs,
 };
 
 }  // namespace sparsespan

@@ -10,7 +10,7 @@
 
 namespace {
 
-using sparsespan::NormRow;
+using sparsespan::NormRows;
 
 constexpr int kPartials = 16;
 constexpr int kPartialVectors = kPartials / Vec::kLanes;
@@ -35,7 +35,7 @@ struct Partials {
 
 // x (+ residual) to p.row; the sum of `term` over it.
 template <class E, class Term>
-float load_row(const NormRow& p, const Term& term) {
+float load_row(const NormRows& p, const Term& term) {
   const char* x = (const char*)p.x;
   const char* add = (const char*)p.residual;
   char* sum_out = (char*)p.residual_out;
@@ -68,7 +68,7 @@ float load_row(const NormRow& p, const Term& term) {
 }
 
 // Sum of (x - centre)^2 over p.row.
-inline float sum_of_squares(const NormRow& p, float centre) {
+inline float sum_of_squares(const NormRows& p, float centre) {
   const Vec::Float centres = Vec::broadcast(centre);
   Partials partials;
   int64_t i = 0;
@@ -86,7 +86,7 @@ inline float sum_of_squares(const NormRow& p, float centre) {
 
 // out = normalised * w (+ b), normalised rounded to the row's type first where `cast_before` says so.
 template <class E, class Normalise>
-void write_row(const NormRow& p, const Normalise& normalise) {
+void write_row(const NormRows& p, const Normalise& normalise) {
   char* out = (char*)p.out;
   int64_t i = 0;
   for (; i + Vec::kLanes <= p.n; i += Vec::kLanes) {
@@ -124,22 +124,40 @@ struct Centred {
 };
 
 template <class E>
-void rms_norm_row(const NormRow& p) {
+void rms_norm_row(const NormRows& p) {
   const float mean = load_row<E>(p, Square{}) / static_cast<float>(p.n);
   write_row<E>(p, Centred{0.0F, 1.0F / sqrtf(mean + p.eps)});
 }
 
 // Two passes: the variance from centred values, so that a large mean cancels nothing.
 template <class E>
-void layer_norm_row(const NormRow& p) {
+void layer_norm_row(const NormRows& p) {
   const auto count = static_cast<float>(p.n);
   const float mean = load_row<E>(p, Itself{}) / count;
   const float inverse = 1.0F / sqrtf(sum_of_squares(p, mean) / count + p.eps);
   write_row<E>(p, Centred{mean, inverse});
 }
 
-void rms_norm(const NormRow& p) noexcept { p.bfloat16 ? rms_norm_row<Bf16>(p) : rms_norm_row<F32>(p); }
+template <class Kernel>
+inline void each_norm_row(const NormRows& p, const Kernel& kernel) {
+  const int64_t bytes = p.bfloat16 ? Bf16::kBytes : F32::kBytes;
+  NormRows row = p;
+  for (int64_t i = 0; i < p.rows; ++i) {
+    kernel(row);
+    row.x = (const char*)row.x + p.x_stride * bytes;
+    row.out = (char*)row.out + p.out_stride * bytes;
+    if (p.residual == nullptr) continue;
+    row.residual = (const char*)row.residual + p.residual_stride * bytes;
+    row.residual_out = (char*)row.residual_out + p.residual_out_stride * bytes;
+  }
+}
 
-void layer_norm(const NormRow& p) noexcept { p.bfloat16 ? layer_norm_row<Bf16>(p) : layer_norm_row<F32>(p); }
+void rms_norm(const NormRows& p) noexcept {
+  each_norm_row(p, [](const NormRows& row) { row.bfloat16 ? rms_norm_row<Bf16>(row) : rms_norm_row<F32>(row); });
+}
+
+void layer_norm(const NormRows& p) noexcept {
+  each_norm_row(p, [](const NormRows& row) { row.bfloat16 ? layer_norm_row<Bf16>(row) : layer_norm_row<F32>(row); });
+}
 
 }  // namespace

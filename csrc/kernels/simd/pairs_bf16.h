@@ -20,7 +20,15 @@ struct Pairs {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(x, 16)),
             _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32((int)0xFFFF0000)))};
   }
-  // The same of 32 float32.
+  // a: the first 16 elements, b: the others.
+  static Pair neighbours(__m512i x) {
+    const __m512i low = _mm512_load_si512(kSpread.word);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, low, x)),
+            _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, high, x))};
+  }
+  static Pair neighbours(const char* p) { return neighbours(_mm512_loadu_si512(p)); }
+  // The same as load of 32 float32.
   static Pair load_float32(const float* p) {
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512 low = _mm512_loadu_ps(p);
@@ -92,6 +100,11 @@ struct Pairs {
   static constexpr Turns kTurns = [] {
     Turns t{};
     for (int i = 0; i < 32; ++i) t.word[i] = (uint16_t)(i / 2 + i % 2 * 16);
+    return t;
+  }();
+  static constexpr Turns kSpread = [] {
+    Turns t{};
+    for (int i = 0; i < 32; ++i) t.word[i] = (uint16_t)(i / 2);
     return t;
   }();
 };
