@@ -7,6 +7,7 @@
 #include "attention/checks.h"
 #include "attention/engine.h"
 #include "attention/kv_rows.h"
+#include "core/op_scope.h"
 #include "core/scratch.h"
 
 namespace sparsespan {
@@ -141,6 +142,7 @@ std::vector<Tile> make_tiles(const DenseMlaParams& p, const RowGroups& groups, s
 }  // namespace
 
 void dense_mla(const DenseMlaParams& p) {
+  const OpScope scope;
   const std::int64_t dim = require_queries(kOp, p.q, p.q_pe, kLatentDim);
   const KvRows rows(kOp, "kv_cache", p.kv_cache, p.layout, p.page_size, dim);
   validate_shapes(p);

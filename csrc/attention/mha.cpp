@@ -5,6 +5,7 @@
 #include "attention/checks.h"
 #include "attention/engine.h"
 #include "attention/head_rows.h"
+#include "core/op_scope.h"
 
 namespace sparsespan {
 
@@ -77,6 +78,7 @@ std::int64_t validate(const MhaParams& p) {
 }  // namespace
 
 void mha(const MhaParams& p) {
+  const OpScope scope;
   const std::int64_t group = validate(p);
   const RangeKeys source(p, group);
   AttentionJob job{.q = p.q,

@@ -11,6 +11,7 @@
 #include "attention/key_sets.h"
 #include "attention/mha.h"
 #include "attention/set_room.h"
+#include "core/op_scope.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
 
@@ -142,6 +143,7 @@ void attend_sets(const SparseMhaParams& p, std::int64_t group, std::uint8_t* rep
 }  // namespace
 
 void sparse_mha(const SparseMhaParams& params) {
+  const OpScope scope;
   SparseMhaParams p = params;
   const std::int64_t group = require_key_heads(kOp, p.q, p.k, p.v);
   p.indices = squeeze_head_axis(kOp, "indices", p.indices);

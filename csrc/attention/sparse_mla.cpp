@@ -4,6 +4,7 @@
 #include "attention/engine.h"
 #include "attention/index_lists.h"
 #include "attention/kv_rows.h"
+#include "core/op_scope.h"
 #include "core/scratch.h"
 
 namespace sparsespan {
@@ -69,6 +70,7 @@ void validate(const SparseMlaParams& p, const Tensor& indices, const KvRows& row
 }  // namespace
 
 void sparse_mla(const SparseMlaParams& p) {
+  const OpScope scope;
   const std::int64_t dim = require_queries(kOp, p.q, p.q_pe, p.d_v);
   const KvRows rows(kOp, "kv", p.kv, p.layout, p.page_size, dim);
   const Tensor indices = squeeze_head_axis(kOp, "indices", p.indices);

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "core/check.h"
+#include "core/op_scope.h"
 
 namespace sparsespan {
 
@@ -32,6 +33,7 @@ Isa parse_isa(std::string_view op, std::string_view argument, std::string_view t
 }
 
 Isa active_isa() {
+  if (const auto held = isa_of_op()) return *held;
   // 0: not asked yet, 1: refused, 2: offered. A level is asked for only when the cap reaches it.
   static std::array<std::atomic<int>, kIsaCount> answers{};
   for (int i = cap().load(); i > 0; --i) {

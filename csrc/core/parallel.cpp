@@ -12,6 +12,7 @@
 #include <mutex>
 
 #include "core/check.h"
+#include "core/op_scope.h"
 #include "core/openmp_runtime.h"
 
 #ifdef SPARSESPAN_STD_THREADS
@@ -49,6 +50,7 @@ struct Work {
   std::int64_t n;
   int slots;
   TaskRef task;
+  Isa isa = active_isa();
   std::atomic<std::int64_t> next{0};
   std::atomic<int> next_slot{0};
   std::atomic<std::int64_t> failed_at{std::numeric_limits<std::int64_t>::max()};
@@ -71,6 +73,7 @@ struct Work {
   void drain() noexcept {
     const int slot = next_slot.fetch_add(1);
     if (slot >= slots) return;
+    const OpScope scope(isa);
     inside_parallel = true;
     for (std::int64_t i = next.fetch_add(1); i < n && i < failed_at.load(); i = next.fetch_add(1)) run_one(i, slot);
     inside_parallel = false;

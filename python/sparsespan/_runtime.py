@@ -79,6 +79,7 @@ def set_max_isa(isa: str) -> None:
     ----------
     isa : {"generic", "avx2", "avx512", "avx512_bf16", "amx"}
         Ops use the best level up to this one that was built and that the CPU offers (see :func:`build_info`).
+        An op that runs meanwhile ends at the level at which it began.
 
     Raises
     ------
