@@ -35,8 +35,8 @@ def uncripple() -> None:
 
 def families(only: str) -> list[str]:
     known = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
-    wanted = [name for name in only.split(",") if name]
-    strange = [name for name in wanted if name not in known]
+    wanted = [name.strip() for name in only.split(",")] if only else []
+    strange = [name or "an empty name" for name in wanted if name not in known]
     if strange:
         raise SystemExit(f"bench: --only has {', '.join(strange)}, needs some of {', '.join(known)}")
     return [name for name in known if not wanted or name in wanted]
@@ -141,6 +141,23 @@ def measured(names: list[str], quick: bool, out: object) -> dict:
     }
 
 
+def refuse_early(arguments: argparse.Namespace) -> None:
+    """What would spoil the end of a run of minutes ends it at once."""
+    import baseline
+
+    kept = baseline.path_of(FOLDER, arguments.quick)
+    if arguments.write_baseline and arguments.only:
+        raise SystemExit("bench: --write-baseline needs all families, without --only")
+    for option, path in (("--svg", arguments.svg), ("--write-baseline", kept if arguments.write_baseline else None)):
+        if path and (Path(path).is_dir() or not os.access(path if Path(path).exists() else Path(path).parent, os.W_OK)):
+            raise SystemExit(f"bench: {option} cannot write {path}, needs a file in a folder that may be written")
+    try:
+        if arguments.check:
+            baseline.load(kept)
+    except (OSError, ValueError) as failure:
+        raise SystemExit(f"bench: --check cannot read {kept}: {failure}") from None
+
+
 def run(arguments: argparse.Namespace) -> int:
     uncripple()
     sys.path.insert(0, str(FOLDER))
@@ -150,8 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
     SESSION.quick = arguments.quick
     out = sys.stderr if arguments.json else sys.stdout
     names = families(arguments.only)
-    if arguments.write_baseline and arguments.only:
-        raise SystemExit("bench: --write-baseline needs all families, without --only")
+    refuse_early(arguments)
     start = time.perf_counter()
     document = measured(names, arguments.quick, out)
     rows = document["rows"]

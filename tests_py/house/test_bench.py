@@ -1,5 +1,6 @@
 """The bench's own judgement: which timings count, which ratios fell, what is skipped and said."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -130,13 +131,29 @@ def test_the_command_prints_one_document_and_frees_the_peer():
     assert document["machine"]["cpu"] and all(rate > 0 for rate in document["probe_flops"].values())
 
 
-def test_an_unknown_family_is_refused():
-    command = [sys.executable, "-m", "sparsespan.cli", "bench", "--only", "weather"]
+def refusal(*options):
+    command = [sys.executable, "-m", "sparsespan.cli", "bench", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and "--only has weather, needs some of attention, " in done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_an_unknown_family_is_refused():
+    assert "--only has weather, needs some of attention, " in refusal("--only", "weather")
+    assert "--only has an empty name, an empty name, needs some of attention, " in refusal("--only", ",")
 
 
 def test_a_baseline_is_of_everything():
-    command = [sys.executable, "-m", "sparsespan.cli", "bench", "--only", "topk", "--write-baseline"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and "--write-baseline needs all families, without --only" in done.stderr
+    assert "--write-baseline needs all families, without --only" in refusal("--only", "topk", "--write-baseline")
+
+
+def test_what_would_spoil_the_end_is_refused_before_the_run(bench, monkeypatch, tmp_path):
+    for path in (tmp_path, tmp_path / "none" / "roof.svg"):
+        words = refusal("--quick", "--only", "topk", "--svg", str(path))
+        assert f"bench: --svg cannot write {path}, needs a file in a folder that may be written" in words
+    run = bench("run")
+    (tmp_path / "baseline.json").write_text("{")
+    monkeypatch.setattr(run, "FOLDER", tmp_path)
+    options = argparse.Namespace(quick=False, only="", svg=None, check=True, write_baseline=False)
+    with pytest.raises(SystemExit, match=r"bench: --check cannot read .*baseline\.json: "):
+        run.refuse_early(options)
