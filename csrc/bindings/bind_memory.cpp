@@ -21,7 +21,7 @@ py::array empty_pool(std::int64_t bytes, int threads) {
 }  // namespace
 
 void register_memory(py::module_& m) {
-  m.def("empty_pool", &empty_pool, py::arg("bytes"), py::arg("threads") = 0);
+  m.def("empty_kv_pool", &empty_pool, py::arg("bytes"), py::arg("threads") = 0);
   m.def("last_level_cache_bytes", &last_level_cache_bytes);
 }
 

@@ -3,7 +3,9 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
+#include "core/check.h"
 #include "core/isa.h"
 
 #if defined(__x86_64__)
@@ -16,9 +18,13 @@ namespace sparsespan {
 
 namespace {
 
-bool emulation_is(const char* wanted) {
-  const char* text = std::getenv("SPARSESPAN_EMULATE_AMX");
-  return text != nullptr && std::strcmp(text, wanted) == 0;
+bool emulation_is(std::string_view wanted) {
+  const char* value = std::getenv("SPARSESPAN_EMULATE_AMX");
+  const std::string_view text = value == nullptr ? "" : value;
+  if (!text.empty() && text != "0" && text != "1" && text != "refused") {
+    refuse_value("sparsespan", "SPARSESPAN_EMULATE_AMX", "is \"", text, "\", needs 0, 1 or refused");
+  }
+  return text == wanted;
 }
 
 #if defined(__x86_64__)

@@ -14,6 +14,13 @@ __all__ = ["empty_kv_pool"]
 _MOST_BYTES = 1 << 46  # more than a process can address
 
 
+def _integer(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"empty_kv_pool: {name} is {value!r}, needs an integer") from None
+
+
 def empty_kv_pool(layout: str, pages: int, page_size: int = 64, *, threads: int = 0) -> np.ndarray:
     """Make the memory of a paged KV cache, on huge pages where the system gives them.
 
@@ -61,7 +68,7 @@ def empty_kv_pool(layout: str, pages: int, page_size: int = 64, *, threads: int 
     from .quant import kv_layout
 
     kind = call(kv_layout, layout)
-    pages, page_size = operator.index(pages), operator.index(page_size)
+    pages, page_size = _integer("pages", pages), _integer("page_size", page_size)
     if pages < 0:
         raise ValueError(f"empty_kv_pool: pages is {pages}, needs at least 0")
     if page_size < 1:
@@ -69,4 +76,4 @@ def empty_kv_pool(layout: str, pages: int, page_size: int = 64, *, threads: int 
     size = pages * page_size * kind.width * kind.dtype.itemsize
     if size > _MOST_BYTES:
         raise ValueError(f"empty_kv_pool: pages is {pages}, asks for {size} bytes, needs at most {_MOST_BYTES}")
-    return call(_core.empty_pool, size, threads).view(kind.dtype).reshape(pages, page_size, kind.width)
+    return call(_core.empty_kv_pool, size, threads).view(kind.dtype).reshape(pages, page_size, kind.width)

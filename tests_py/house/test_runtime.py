@@ -57,6 +57,19 @@ def test_isa_cap_by_environment_and_call():
         sparsespan.set_max_isa("sse9")
 
 
+def test_a_strange_wish_for_emulation_is_refused():
+    code = """
+import sparsespan
+try:
+    sparsespan.build_info()
+except ValueError as error:
+    print(error)
+"""
+    words = 'sparsespan: SPARSESPAN_EMULATE_AMX is "yes", needs 0, 1 or refused'
+    assert run(code, SPARSESPAN_EMULATE_AMX="yes", SPARSESPAN_MAX_ISA="") == words
+    assert run(code, SPARSESPAN_EMULATE_AMX="0", SPARSESPAN_MAX_ISA="") == ""
+
+
 FORK = """
 import os, numpy as np
 from sparsespan.transform import hadamard_transform

@@ -63,7 +63,9 @@ def test_refusals():
         sparsespan.empty_kv_pool("fp8_656", 1, 0)
     with pytest.raises(ValueError, match=r"empty_kv_pool: pages is 1152921504606846976, asks for \d+ bytes"):
         sparsespan.empty_kv_pool("fp8_656", 1 << 60)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"^empty_kv_pool: pages is 1.5, needs an integer$"):
         sparsespan.empty_kv_pool("fp8_656", 1.5)
-    with pytest.raises(ValueError, match=r"threads is -2"):
+    with pytest.raises(TypeError, match=r"^empty_kv_pool: page_size is '64', needs an integer$"):
+        sparsespan.empty_kv_pool("fp8_656", 1, "64")
+    with pytest.raises(ValueError, match=r"^empty_kv_pool: threads is -2"):
         sparsespan.empty_kv_pool("fp8_656", 1, threads=-2)

@@ -14,14 +14,14 @@ from . import pipeline
 from . import models
 from . import transform
 from . import quant
-__all__: list[str] = ['active_isa', 'attention', 'available_isas', 'build_info', 'comm', 'cp', 'dlpack', 'empty_pool', 'indexer', 'last_level_cache_bytes', 'max_isa', 'models', 'num_threads', 'pipeline', 'probe', 'probe_copy', 'probe_per_thread', 'probe_read', 'quant', 'set_max_isa', 'set_num_threads', 'set_num_threads_here', 'set_openmp_hint', 'transform']
+__all__: list[str] = ['active_isa', 'attention', 'available_isas', 'build_info', 'comm', 'cp', 'dlpack', 'empty_kv_pool', 'indexer', 'last_level_cache_bytes', 'max_isa', 'models', 'num_threads', 'pipeline', 'probe', 'probe_copy', 'probe_per_thread', 'probe_read', 'quant', 'set_max_isa', 'set_num_threads', 'set_num_threads_here', 'set_openmp_hint', 'transform']
 def active_isa() -> str:
     ...
 def available_isas() -> list[str]:
     ...
 def build_info() -> list[tuple[str, str]]:
     ...
-def empty_pool(bytes: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> numpy.ndarray:
+def empty_kv_pool(bytes: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> numpy.ndarray:
     ...
 def last_level_cache_bytes() -> int:
     ...
