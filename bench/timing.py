@@ -16,10 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
 from goals import ENOUGH
 from quiet import Waits, come_to_rest
-from session import SESSION, median, quartiles
+from session import SESSION, copy_arrays, median, quartiles
 
 from sparsespan import _core, num_threads, set_max_isa
 from sparsespan._runtime import max_isa
@@ -150,8 +149,7 @@ class Run:
 
 def _copy_of(moved: float) -> Call:
     """A copy that reads half of the bytes and writes half."""
-    source = np.ones(max(1, int(moved) // 2), np.uint8)
-    to = np.zeros_like(source)
+    source, to = copy_arrays(max(1, int(moved) // 2))
     return lambda: _core.probe_copy(source, to)
 
 

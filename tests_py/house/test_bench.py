@@ -97,6 +97,15 @@ def test_the_copy_that_bandwidth_is_measured_by_copies():
         _core.probe_copy(source, np.zeros(3, np.uint8))
 
 
+def test_a_copys_arrays_lie_half_a_page_apart(bench):
+    import session
+
+    for size in (1, 4096, 100_000):
+        source, to = session.copy_arrays(size)
+        assert source.nbytes == to.nbytes == size
+        assert (to.ctypes.data - source.ctypes.data) % 4096 == 2048
+
+
 def test_the_roofline_is_a_picture(bench):
     row = {"op": "select", "shape": "T=1", "isa": "avx512", "flops": 1e9, "bytes": 1e7, "gflops": 50.0}
     draw = bench("roofline").draw
