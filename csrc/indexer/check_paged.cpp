@@ -104,7 +104,8 @@ void require_paged_scales(std::string_view op, const ScoreProblem& p, const std:
                           int threads) {
   constexpr std::int64_t kPages = 512;  // 40 us
   if (!p.keys.scaled()) return;
-  const std::int64_t step = kPages * p.keys.cache.page_size;
+  // A page longer than any request is a stretch of its own; in a cache without pages it may have any size.
+  const std::int64_t step = kPages * std::min(p.keys.cache.page_size, std::int64_t{1} << 31);
   std::vector<Stretch> stretches;
   for (std::size_t b = 0; b < lengths.size(); ++b) {
     for (std::int64_t first = 0; first < lengths[b]; first += step) {

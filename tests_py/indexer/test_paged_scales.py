@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sparsespan.indexer import paged_select
+from sparsespan.indexer import paged_mqa_logits, paged_select
 
 
 def test_the_first_bad_scale_is_named_by_any_threads(rng):
@@ -24,3 +24,12 @@ def test_the_first_bad_scale_is_named_by_any_threads(rng):
     tails[:] = 1
     tails[table[0, -2], 1] = tails[table[1, -1], 2] = np.nan  # the first token behind each length
     paged_select(q, cache, weights, lens, table, page_size, 5, threads=2)
+
+
+def test_pages_of_any_size_in_a_cache_without_pages():
+    """Sizes are counted in 64 bits: nothing overflows (UBSan looks) where nothing is stored."""
+    q, weights, table = np.ones((1, 3, 128), np.float32), np.ones((1, 3), np.float32), np.zeros((1, 1), np.int32)
+    for size in (2**31, 2**54, 2**55):
+        cache = np.zeros((0, size, 132), np.uint8)
+        assert (paged_select(q, cache, weights, np.array([0]), table, size, 4) == -1).all()
+        assert np.isneginf(paged_mqa_logits(q, cache, weights, np.array([0]), table, size, 8)).all()

@@ -45,6 +45,16 @@ def test_hadamard_of_bfloat16(offset):
         assert (got[rows // 1000 * 1000 :] == small[: rows % 1000]).all(), isa
 
 
+def test_nothing_is_written_beside_an_output():
+    rows = LARGE // 256 + 1
+    x = np.ones((rows, 128), BF16)
+    for isa in each_isa():
+        memory = np.full(rows * 128 + 64, 7, BF16)
+        out = memory[8:-56].reshape(rows, 128)  # begins and ends within a line of the caches
+        hadamard_transform(x, out=out)
+        assert (memory[:8] == 7).all() and (memory[-56:] == 7).all() and (out[[0, -1], 0] == 128).all(), isa
+
+
 def test_convert_and_read():
     tokens = -(-LARGE // 656) // 64 * 64 + 64
     kv = np.resize(np.random.default_rng(1).standard_normal((64, 576), dtype=np.float32).astype(BF16), (tokens, 576))
