@@ -1,5 +1,7 @@
 #include "indexer/mqa_logits.h"
 
+#include "core/op_scope.h"
+
 #include "indexer/check.h"
 #include "indexer/logits.h"
 
@@ -38,6 +40,7 @@ indexer::ScoreProblem validate(const MqaLogitsParams& p) {
 }  // namespace
 
 void mqa_logits(const MqaLogitsParams& p) {
+  const OpScope scope;
   const indexer::ScoreProblem problem = validate(p);
   indexer::write_logits(problem, {.out = p.out.as<float, 2>(),
                                   .clean = p.clean_logits,

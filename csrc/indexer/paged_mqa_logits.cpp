@@ -1,5 +1,7 @@
 #include "indexer/paged_mqa_logits.h"
 
+#include "core/op_scope.h"
+
 #include "indexer/check.h"
 #include "indexer/logits.h"
 
@@ -27,6 +29,7 @@ indexer::ScoreProblem validate(const PagedMqaLogitsParams& p) {
 }  // namespace
 
 void paged_mqa_logits(const PagedMqaLogitsParams& p) {
+  const OpScope scope;
   const indexer::ScoreProblem problem = validate(p);
   indexer::write_logits(problem, {.out = p.out.as<float, 2>(), .clean = p.clean_logits, .threads = p.threads});
 }

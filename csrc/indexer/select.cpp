@@ -1,5 +1,7 @@
 #include "indexer/select.h"
 
+#include "core/op_scope.h"
+
 #include "indexer/check.h"
 #include "indexer/selection.h"
 
@@ -24,6 +26,7 @@ void require_topk(std::string_view op, std::int64_t topk) {
 }  // namespace
 
 void select(const SelectParams& p) {
+  const OpScope scope;
   constexpr std::string_view kOp = "select";
   indexer::ScoreProblem problem;
   indexer::set_queries(kOp, p.q, p.weights, false, problem);
@@ -35,6 +38,7 @@ void select(const SelectParams& p) {
 }
 
 void paged_select(const PagedSelectParams& p) {
+  const OpScope scope;
   constexpr std::string_view kOp = "paged_select";
   indexer::ScoreProblem problem;
   indexer::set_queries(kOp, p.q, p.weights, true, problem);

@@ -20,7 +20,7 @@ struct TileSwitch {
 
 // One per task, around its kernels. From avx2 upwards float32 subnormals count as zero, in and out (a subnormal operand
 // costs some CPUs fifty times a normal one's time; tile products never know them): what an op returns below 2^-126 is
-// zero there. The generic level keeps the caller's mode. The caller's MXCSR comes back, its exception flags included.
+// zero there. The generic level flushes nothing (OpScope). The caller's MXCSR comes back, its exception flags included.
 class KernelScope {
  public:
   explicit KernelScope(TileSwitch tiles = {}) noexcept : tiles_(tiles) {

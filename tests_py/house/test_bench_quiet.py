@@ -83,6 +83,8 @@ def test_a_peers_own_pool_is_at_rest_when_the_probe_runs(bench, events):
     del events[:]
     ours.take(1)
     assert events == ["rest", "call", "probe", "call", "probe"]
+    for run in (peer, ours):
+        run.samples[1].others = 0.0  # whatever else this machine has to do
     assert list(peer.fast()) == list(ours.fast()) == [1]
 
 
