@@ -170,8 +170,9 @@ def test_a_stage_that_owes_indices_is_told():
     assert "stage 0 gave no indices for micro-batch 0" in said[0]
 
 
-@pytest.mark.parametrize("grid", [{"cp": 2}, {"tp": 2}])
-def test_indices_and_residual_travel(grid):
+def with_indices_and_residual(grid):
+    """Two stages, two chunks: (rows of the last rank, batches that the second stage saw). The residual is one more than
+    the hidden state, of the same shape and dtype: swapped they would pass for each other."""
     seen = []
 
     def forward(x):
@@ -191,9 +192,32 @@ def test_indices_and_residual_travel(grid):
             stage, program, chunked_prefill(2, [5, 3]), {0: np.zeros((8, 2), np.float32)}, **options
         ).rows
 
-    ends = run_ranks(4, rank, timeout=5)
-    assert sorted(seen) == [0, 0, 1, 1]
-    assert all((rows == 3).all() for rows in ends[-1].values())
+    return run_ranks(4, rank, timeout=5)[-1], sorted(seen)
+
+
+@pytest.mark.parametrize("grid", [{"cp": 2}, {"tp": 2}])
+def test_indices_and_residual_travel(grid):
+    rows, seen = with_indices_and_residual(grid)
+    assert seen == [0, 0, 1, 1]
+    assert all((r == 3).all() for r in rows.values())
+
+
+@pytest.mark.parametrize("grid", [{"cp": 2}, {"tp": 2}])
+def test_messages_that_come_between_two_looks_keep_their_order(grid, monkeypatch):
+    """Nobody has come when the first message is looked at, both have when the second one is."""
+    look, looked = Parcel.test, []
+
+    def late(parcel):
+        if parcel.envelope.kind == "hidden_states" and not any(parcel is other for other in looked):
+            looked.append(parcel)
+            time.sleep(0.05)
+            return False
+        return look(parcel)
+
+    monkeypatch.setattr(Parcel, "test", late)
+    rows, seen = with_indices_and_residual(grid)
+    assert looked and seen == [0, 0, 1, 1]
+    assert all((r == 3).all() for r in rows.values())
 
 
 def test_a_forward_that_raises_ends_the_run_on_all_ranks():

@@ -152,7 +152,7 @@ class Mailbox:
         # In order: the data of one message follow those of the message before on the same channel.
         for action, parcels in self._posted:
             held = action.kind == "RECV_T" or action.microbatch in self._slot_of or bool(self._free)
-            if not held or not all([parcel.test() for parcel in parcels]):
+            if not held or not _arrived(parcels):
                 break
 
     def receive(self, action: Any) -> dict[str, np.ndarray]:
@@ -199,6 +199,17 @@ class Mailbox:
         """The batch has been computed: its slot is free."""
         if microbatch in self._slot_of:
             self._free.append(self._slot_of.pop(microbatch))
+
+
+def _arrived(parcels: Sequence[Parcel]) -> bool:
+    """Move on what can move; True once all are there. A channel gives data in the order in which they were asked for:
+    nobody asks before the one in front has, even if both headers came between two looks."""
+    there = True
+    for parcel in parcels:
+        there = parcel.test() and there
+        if not parcel.asked:
+            return False
+    return there
 
 
 def _most_waiting(actions: Sequence[Any]) -> int:

@@ -102,6 +102,11 @@ class Parcel:
         self._out = self._place()
         self._data = self._comm.irecv(self._out, self._source, DATA_TAG)
 
+    @property
+    def asked(self) -> bool:
+        """The header has come, and the data are awaited."""
+        return self._data is not None
+
     def test(self) -> bool:
         """Move on what can move; True once the data are there."""
         if self._data is None and self._header.test():
