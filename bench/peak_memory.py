@@ -14,6 +14,8 @@ import numpy as np
 from sparsespan.attention import sparse_mla
 from sparsespan.indexer import select
 
+PR_SET_THP_DISABLE = 41  # of Linux's prctl.h
+
 
 def _status(key: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -47,7 +49,9 @@ def _both(length: int, rows: int) -> int:
 
 def main() -> None:
     length, rows = int(sys.argv[1]), int(sys.argv[2])
-    _both(2048, 64)  # the threads and the scratch that each of them keeps do not grow with the sequence
+    with contextlib.suppress(AttributeError, OSError):  # another system
+        ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # huge pages round short lengths up
+    _both(4096, 64)  # the threads and the scratch that each of them keeps do not grow with the sequence
     with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
     before = _status("VmRSS")
